@@ -1,0 +1,174 @@
+"""Frozen values that cross package boundaries.
+
+Units live in names: `_s` seconds, `_tokens` counts, `_usd` dollars. Nothing here imports torch, Ray or a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "BatchClass",
+    "Budgets",
+    "Decision",
+    "FinishReason",
+    "GenerationRequest",
+    "LoadSnapshot",
+    "RequestSummary",
+    "SamplingParams",
+    "TokenChunk",
+]
+
+
+class FinishReason(StrEnum):
+    """Why a stream ended. The first two are OpenAI's; `CANCELLED` and `ERROR` never reach a tenant's body."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchClass:
+    """A set of numbers, not a label: how a request shares the engine's rounds.
+
+    weight: the request's weight w in the prefix scheduler.
+    prefill_share: largest share of a round's tokens that may be prefill while this request decodes, in (0, 1].
+    co_batch_tokens: cap on tokens in one step that serves this request.
+    admission_wait_s: how long admission may wait to fill a batch.
+    preemption_order: larger is preempted first.
+    """
+
+    name: str
+    weight: float = 1.0
+    prefill_share: float = 0.5
+    co_batch_tokens: int = 512
+    admission_wait_s: float = 0.0
+    preemption_order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What a tenant asks one request to keep. None means no limit of its own."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    deadline_s: float | None = None
+    max_cost_usd: float | None = None
+    quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. temperature 0 is greedy; `seed` is always resolved (the gateway draws one if absent).
+
+    stop_token_ids end the stream and are not part of the text; `ignore_eos` disregards the model's own.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One choice to generate, as the engine sees it: token ids only, never text."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    batch_class: BatchClass = BatchClass("balanced")
+    depth_cap: int | None = None
+    """Largest number of draft tokens a round may verify for this request; None is the drafter's γ, 0 turns it off."""
+    tpot_target_s: float | None = None
+    choice_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSnapshot:
+    """One target replica's load, published on change and at 10 Hz, and riding on every round's message.
+
+    step_curve: ((tokens, seconds), …) of one target step, ascending; draft_s: seconds one draft call adds at
+    the present number of running requests; acceptance_tokens: recent mean acceptance length τ (bonus included) per
+    request and round at the depth in use, by depth cap: index ℓ holds the expected emitted tokens at cap ℓ.
+    """
+
+    model: str
+    replica: str
+    epoch: int
+    time_s: float
+    queued_requests: int = 0
+    queued_tokens: int = 0
+    running_requests: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    price_s: float = 0.0
+    """λ: the live price of one verified token, in expected emitted tokens per second times seconds per token."""
+    curve_version: str = ""
+    step_curve: tuple[tuple[int, float], ...] = ()
+    draft_s: float = 0.0
+    round_s: float = 0.0
+    """Smoothed duration of a whole round (draft, verification, transfer), seconds; 0 before the first."""
+    acceptance_tokens: tuple[float, ...] = (1.0,)
+    drafter_ready: bool = False
+    context_tokens: int = 0
+    """Largest prompt plus output the replica takes."""
+    max_running_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the router chose for one request, with what is needed to explain and replay it."""
+
+    decision_id: str
+    model: str
+    replica: str
+    depth_cap: int
+    batch_class: BatchClass
+    policy_version: str
+    objective: str
+    predicted_ttft_s: float
+    predicted_tpot_s: float
+    predicted_cost_usd: float
+    tpot_target_s: float | None
+    max_tokens: int
+    """Output limit after context and money budgets; `limited_by_cost` says that money set it."""
+    limited_by_cost: bool = False
+    lossless: str = "coupled"
+    reasons: tuple[str, ...] = ()
+    candidates: tuple[dict[str, object], ...] = field(default=(), repr=False)
+    """Every candidate as a flat record: model, depth_cap, batch_class, predictions, feasible, why_not, score."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSummary:
+    """What really happened to one request in the engine; rides on its last chunk."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    rounds: int
+    drafted_tokens: int
+    admitted_tokens: int
+    accepted_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    round_records: tuple[tuple[int, int], ...] = ()
+    """(admitted ℓ, accepted a) of each decode round, for replay and calibration."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """What one request gained in one round. `text` is None when the upstream speaks token ids only."""
+
+    tokens: tuple[int, ...]
+    text: str | None = None
+    finish: FinishReason | None = None
+    summary: RequestSummary | None = None
+    error: str | None = None
+    """`code: message` when finish is ERROR."""
