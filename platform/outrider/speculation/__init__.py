@@ -1,0 +1,7 @@
+"""Proposals and the verification rules, on tensors."""
+
+from outrider.speculation.coupled import accepted_length, verify
+from outrider.speculation.noise import race_noise
+from outrider.speculation.sampling import RowSampling, choose, race, token_probs
+
+__all__ = ["RowSampling", "accepted_length", "choose", "race", "race_noise", "token_probs", "verify"]

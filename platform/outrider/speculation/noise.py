@@ -1,0 +1,65 @@
+"""Counter-based exponential noise: a pure function of (seed, choice, position, token).
+
+Draft and target evaluate the same function, so nothing random crosses the wire, and a restarted process or another
+device draws the same numbers. Position is the absolute position of the token *being chosen* (DSPARK §3).
+
+    key(row)   = splitmix64 chained over seed, choice, position      → two 32-bit halves k0, k1
+    i(row, v)  = mix32(mix32(v·φ ^ k0) ^ k1)                          32-bit integer
+    u          = (i + ½)·2⁻³²
+    E(row, v)  = −log1p(−u)                                           Exp(1)
+
+−log1p(−u) rather than −log(u): the latter rounds to zero in fp32 for u near one and then any token would win.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["race_noise", "row_keys"]
+
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_TOKEN_STRIDE: Final = 0x9E3779B1 - (1 << 32)  # 2³²/φ as a wrapped int32: spreads neighbouring token ids
+_MIX_A: Final = 0x7FEB352D  # lowbias32 (Wellons), bias 0.17 per mille over all inputs
+_MIX_B: Final = 0x846CA68B - (1 << 32)
+
+
+def _splitmix64(state: np.ndarray) -> np.ndarray:
+    """One output of SplitMix64 (Steele et al., 2014) for each 64-bit state."""
+    z = state + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def row_keys(seeds: Tensor, choices: Tensor, positions: Tensor) -> Tensor:
+    """Two 32-bit keys per row, shape [n, 2] int32, from int64 tensors of shape [n]."""
+    with np.errstate(over="ignore"):
+        key = _splitmix64(seeds.cpu().numpy().astype(np.uint64))
+        key = _splitmix64(key ^ choices.cpu().numpy().astype(np.uint64))
+        key = _splitmix64(key ^ positions.cpu().numpy().astype(np.uint64))
+    return torch.from_numpy(key.view(np.int32).reshape(-1, 2).copy())
+
+
+def _mix32(x: Tensor) -> Tensor:
+    """lowbias32 in place on int32 lanes; `&` makes the arithmetic shifts logical."""
+    x ^= (x >> 16) & 0xFFFF
+    x *= _MIX_A
+    x ^= (x >> 15) & 0x1FFFF
+    x *= _MIX_B
+    x ^= (x >> 16) & 0xFFFF
+    return x
+
+
+def race_noise(seeds: Tensor, choices: Tensor, positions: Tensor, vocab: int) -> Tensor:
+    """Exponential noise E, fp32 [n, vocab], for int64 seeds, choices and positions of shape [n]."""
+    keys = row_keys(seeds, choices, positions).to(seeds.device)
+    tokens = torch.arange(vocab, dtype=torch.int32, device=seeds.device) * _TOKEN_STRIDE
+    lanes = _mix32(tokens[None, :] ^ keys[:, :1])
+    lanes ^= keys[:, 1:]
+    integers = _mix32(lanes).to(torch.int64) & 0xFFFFFFFF
+    uniform = integers.to(torch.float32).add_(0.5).mul_(2.0**-32)
+    return torch.log1p(uniform.neg_()).neg_()
