@@ -1,0 +1,52 @@
+"""The colocated link: the drafter runs in the target's process, on the thread that receives."""
+
+from __future__ import annotations
+
+import secrets
+
+from outrider.errors import LinkError
+from outrider.link.messages import DraftBlock, DraftHandler, DraftRound, TargetHello, check_block
+
+__all__ = ["InProcessLink"]
+
+
+class InProcessLink:
+    """`send` keeps the round, `receive` computes its block; nothing is copied or serialised.
+
+    Raises `DrafterMismatch` at construction when the drafter was not made for the target.
+    """
+
+    def __init__(self, server: DraftHandler, hello: TargetHello) -> None:
+        self.welcome = server.hello(hello)
+        self._server = server
+        self._vocab_size = hello.vocab_size
+        self._client = secrets.token_bytes(8)
+        self._sent: DraftRound | None = None
+        self._alive = True
+
+    def send(self, message: DraftRound) -> None:
+        """Keep a round; raises `LinkError` when the last one was not received or the link is dead."""
+        if not self._alive:
+            raise LinkError("the draft link is closed")
+        if self._sent is not None:
+            raise LinkError("a round was sent before the block of the last one was received")
+        self._sent = message
+
+    def receive(self, timeout_s: float) -> DraftBlock:
+        """Compute the block of the round sent last. `timeout_s` is moot: the caller's thread does the work."""
+        sent, self._sent = self._sent, None
+        if not self._alive or sent is None:
+            raise LinkError("nothing was sent on the draft link, or it is closed")
+        try:
+            block = self._server.handle(self._client, sent)
+            check_block(block, sent, block_size=self.welcome.block_size, vocab_size=self._vocab_size)
+        except BaseException:
+            self.close()
+            raise
+        return block
+
+    def close(self) -> None:
+        """Free what the drafter holds for this target. Idempotent."""
+        if self._alive:
+            self._alive = False
+            self._server.forget_client(self._client)

@@ -1,0 +1,194 @@
+"""What a target and its drafter say to each other, and the protocol both ends of a link keep.
+
+Shapes: na appended sequences, np proposing sequences, n new context rows in all, d the target's hidden
+size, γ the drafter's block size. Integer tensors are int64, the others fp32. Keys are 63-bit integers that
+are never reused.
+The message classes compare by identity: they hold tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from outrider.errors import LinkError
+
+__all__ = [
+    "DraftBlock",
+    "DraftHandler",
+    "DraftLink",
+    "DraftRound",
+    "DrafterWelcome",
+    "TargetHello",
+    "check_block",
+    "check_round",
+]
+
+
+def _no_ints() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
+
+
+def _no_floats() -> Tensor:
+    return torch.empty(0, dtype=torch.float32)
+
+
+def _no_rows() -> Tensor:
+    return torch.empty(0, 0, dtype=torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHello:
+    """What a target is; a drafter that was not made for it refuses.
+
+    projection_fingerprint: sha256 hex of the `fc` and `hidden_norm` bytes (fp32, contiguous) the target
+        projects with.
+    """
+
+    model: str
+    vocab_size: int
+    hidden_size: int
+    projection_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterWelcome:
+    """What the drafter answers: its incarnation (a random 63-bit epoch), block size γ and name."""
+
+    epoch: int
+    block_size: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftRound:
+    """Target to drafter, one per engine step, for all its sequences: frees, then appends, then proposals.
+
+    frees: sequences to forget; unknown ones are ignored.
+    append_keys, append_starts, append_counts: int64 [na]; rows: [n, d], the projected context rows of
+        positions start…start+count-1, sequence after sequence. A start of 0 replaces what is held; any other
+        start must equal the held length, or the context is dropped and reported missing at its next proposal.
+    propose_keys, anchors, positions: int64 [np]; the anchor stands at position s, s rows must be held.
+    temperature, top_p (fp32), seeds, choices (int64): [np], how each proposing row samples; temperature 0 is
+        greedy.
+    """
+
+    epoch: int
+    round: int
+    frees: tuple[int, ...] = ()
+    append_keys: Tensor = field(default_factory=_no_ints)
+    append_starts: Tensor = field(default_factory=_no_ints)
+    append_counts: Tensor = field(default_factory=_no_ints)
+    rows: Tensor = field(default_factory=_no_rows)
+    propose_keys: Tensor = field(default_factory=_no_ints)
+    anchors: Tensor = field(default_factory=_no_ints)
+    positions: Tensor = field(default_factory=_no_ints)
+    temperature: Tensor = field(default_factory=_no_floats)
+    top_p: Tensor = field(default_factory=_no_floats)
+    seeds: Tensor = field(default_factory=_no_ints)
+    choices: Tensor = field(default_factory=_no_ints)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftBlock:
+    """Drafter to target, one per round, also when nothing was proposed.
+
+    tokens: int64 [np, γ]; confidence_logits: fp32 [np, γ], before any calibration.
+    missing: proposing keys whose held context was not s rows. Their context is dropped, their tokens are 0
+        and their confidences minus infinity; the target refills them from 0.
+    draft_s: seconds the drafter spent on the round.
+    """
+
+    epoch: int
+    round: int
+    tokens: Tensor
+    confidence_logits: Tensor
+    missing: tuple[int, ...] = ()
+    draft_s: float = 0.0
+
+
+class DraftHandler(Protocol):
+    """What a link asks of the drafter's server. One thread at a time calls it."""
+
+    def hello(self, hello: TargetHello) -> DrafterWelcome:
+        """Accept a target or raise `DrafterMismatch`."""
+
+    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
+        """Apply one round of `client`; raises `LinkError` and changes nothing when the round is malformed."""
+
+    def forget_client(self, client: bytes) -> None:
+        """Free everything held for `client`; an unknown one is ignored."""
+
+
+class DraftLink(Protocol):
+    """The target's end: one round out, one block back. After any `LinkError` the link is dead: close it."""
+
+    welcome: DrafterWelcome
+
+    def send(self, message: DraftRound) -> None:
+        """Hand over a round without waiting for its block; raises `LinkError` when one is outstanding."""
+
+    def receive(self, timeout_s: float) -> DraftBlock:
+        """The block of the round sent last; raises `LinkError` on timeout, mismatch or malformed content."""
+
+    def close(self) -> None:
+        """Let the drafter forget this target. Idempotent."""
+
+
+def _check_columns(what: str, columns: tuple[Tensor, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+    for column, dtype in zip(columns, dtypes, strict=True):
+        if column.dim() != 1 or column.dtype != dtype or column.shape != columns[0].shape:
+            raise LinkError(f"the {what} of a round are not equally long columns of their types")
+
+
+def _check_keys(what: str, keys: list[int]) -> None:
+    if len(set(keys)) != len(keys) or (keys and min(keys) < 0):
+        raise LinkError(f"the {what} keys of a round are negative or repeated")
+
+
+def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int) -> None:
+    """Raise `LinkError` unless every shape, dtype and value of a round is one the drafter can work on."""
+    ints, floats = torch.int64, torch.float32
+    appends = (message.append_keys, message.append_starts, message.append_counts)
+    _check_columns("appends", appends, (ints,) * 3)
+    proposals = (message.propose_keys, message.anchors, message.positions, message.seeds, message.choices)
+    _check_columns("proposals", (*proposals, message.temperature, message.top_p), (ints,) * 5 + (floats,) * 2)
+    starts, counts = message.append_starts.tolist(), message.append_counts.tolist()
+    _check_keys("appended", message.append_keys.tolist())
+    _check_keys("proposing", message.propose_keys.tolist())
+    rows = message.rows
+    if any(count < 1 for count in counts) or any(start < 0 for start in starts):
+        raise LinkError("an append of a round has no rows or a negative start")
+    if rows.dim() != 2 or rows.shape[0] != sum(counts) or (counts and rows.shape[1] != hidden_size):
+        raise LinkError(f"a round carries rows {list(rows.shape)}, not [{sum(counts)}, {hidden_size}]")
+    if not rows.is_floating_point():
+        raise LinkError("the rows of a round are not floating point")
+    if not all(0 <= anchor < vocab_size for anchor in message.anchors.tolist()):
+        raise LinkError("an anchor of a round is outside the vocabulary")
+    if any(position < 0 for position in message.positions.tolist()):
+        raise LinkError("a position of a round is negative")
+    if not all(0.0 <= temperature < float("inf") for temperature in message.temperature.tolist()):
+        raise LinkError("a temperature of a round is negative or not finite")
+    if not all(0.0 <= top_p <= 1.0 for top_p in message.top_p.tolist()):
+        raise LinkError("a top_p of a round is outside [0, 1]")
+
+
+def check_block(block: DraftBlock, sent: DraftRound, *, block_size: int, vocab_size: int) -> None:
+    """Raise `LinkError` unless `block` answers `sent`: its epoch and round, γ tokens of the vocabulary a row."""
+    if (block.epoch, block.round) != (sent.epoch, sent.round):
+        raise LinkError("the drafter answered another round or epoch")
+    shape = (sent.propose_keys.shape[0], block_size)
+    tokens, confidence = block.tokens, block.confidence_logits
+    if tokens.shape != shape or tokens.dtype != torch.int64:
+        raise LinkError(f"the drafter answered tokens {list(tokens.shape)} where {list(shape)} were asked")
+    if confidence.shape != shape or confidence.dtype != torch.float32:
+        raise LinkError(f"the drafter answered confidences {list(confidence.shape)} for {list(shape)} tokens")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise LinkError("the drafter answered a token outside the vocabulary")
+    if bool(confidence.isnan().any()):
+        raise LinkError("the drafter answered a confidence that is not a number")
+    if block.missing and not set(block.missing) <= set(sent.propose_keys.tolist()):
+        raise LinkError("the drafter misses a sequence that proposed nothing")
