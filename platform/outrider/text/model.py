@@ -1,0 +1,152 @@
+"""A model directory's text side: tokenizer, chat template, end tokens, context length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from outrider.errors import InvalidRequest, ModelDirectoryError
+from outrider.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer, token_bytes
+
+__all__ = ["TextModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """Everything between a tenant's text and a model's token ids; safe to share between requests.
+
+    fingerprint: sha256 hex of tokenizer and chat template; equal fingerprints encode every prompt alike.
+    """
+
+    vocab_size: int
+    context_tokens: int
+    eos_token_ids: tuple[int, ...]
+    fingerprint: str
+    _tokenizer: Any = field(repr=False)
+    _pieces: tuple[bytes, ...] | None = field(repr=False)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> TextModel:
+        """Read a local transformers directory; nothing is downloaded. Raises ModelDirectoryError."""
+        root = Path(directory)
+        if not root.is_dir():
+            raise ModelDirectoryError(f"model directory {root} does not exist")
+        config = _read_json(root / "config.json", required=True)
+        tokenizer = _load_tokenizer(root)
+        serialised: str = tokenizer.backend_tokenizer.to_str()
+        digest = hashlib.sha256(f"{serialised}\n{tokenizer.chat_template}".encode()).hexdigest()
+        vocab_size = _positive_int(config, "vocab_size", root)
+        return cls(
+            vocab_size=vocab_size,
+            context_tokens=_positive_int(config, "max_position_embeddings", root),
+            eos_token_ids=_eos_token_ids(root, config, tokenizer),
+            fingerprint=digest,
+            _tokenizer=tokenizer,
+            _pieces=_byte_pieces(
+                tokenizer.backend_tokenizer, json.loads(serialised).get("decoder"), vocab_size
+            ),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, with the special tokens the tokenizer puts around a text."""
+        ids: list[int] = self._tokenizer.encode(text)
+        return ids
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation ({role, content}, …) up to where the assistant's answer begins.
+
+        Raises InvalidRequest when the model's template refuses the conversation.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"this model's chat template refuses the conversation: {error}", param="messages"
+            ) from error
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of all ids at once, special tokens skipped."""
+        detokenizer = self.detokenizer()
+        return detokenizer.push(ids) + detokenizer.flush()
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh incremental detokeniser for one choice."""
+        if self._pieces is not None:
+            return ByteLevelDetokenizer(self._pieces)
+        backend = self._tokenizer.backend_tokenizer
+        return WindowDetokenizer(lambda ids: str(backend.decode(ids, skip_special_tokens=True)))
+
+
+def _load_tokenizer(root: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
+    except (
+        Exception
+    ) as error:  # transformers raises OSError, ValueError, KeyError … for the same missing file
+        raise ModelDirectoryError(f"{root} holds no tokenizer that transformers can load: {error}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelDirectoryError(f"{root}: only `tokenizers` tokenizers (tokenizer.json) are supported")
+    if not tokenizer.chat_template:
+        raise ModelDirectoryError(
+            f"{root} has no chat template (chat_template.jinja or tokenizer_config.json)"
+        )
+    return tokenizer
+
+
+def _byte_pieces(
+    backend: Any, decoder: Mapping[str, Any] | None, vocab_size: int
+) -> tuple[bytes, ...] | None:
+    """Bytes of every token id when the tokenizer is byte-level, else None."""
+    if decoder is None or decoder.get("type") != "ByteLevel":
+        return None
+    special = {index for index, added in backend.get_added_tokens_decoder().items() if added.special}
+    tokens = ("" if index in special else backend.id_to_token(index) for index in range(vocab_size))
+    return tuple(token_bytes(token or "") for token in tokens)
+
+
+def _eos_token_ids(root: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
+    """End tokens as generation sees them: generation_config.json, else config.json, else the tokenizer's."""
+    generation = _read_json(root / "generation_config.json", required=False)
+    for found in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id):
+        if isinstance(found, int):
+            return (found,)
+        if isinstance(found, list) and found and all(isinstance(entry, int) for entry in found):
+            return tuple(found)
+    raise ModelDirectoryError(
+        f"{root} names no eos_token_id in generation_config.json, config.json or tokenizer"
+    )
+
+
+def _positive_int(config: Mapping[str, Any], name: str, root: Path) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or value <= 0:
+        raise ModelDirectoryError(f"{root}/config.json: {name} must be a positive integer, found {value!r}")
+    return value
+
+
+def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if required:
+            raise ModelDirectoryError(f"{path.parent} has no {path.name}") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelDirectoryError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ModelDirectoryError(f"{path} must hold a JSON object")
+    return loaded
