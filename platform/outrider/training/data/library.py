@@ -22,6 +22,7 @@ SKIPPED_PARTS = frozenset(
 )  # fmt: skip
 MAX_FILE_BYTES = 240_000
 WINDOW_CHARS = 1400
+PLAIN_CODE_SHARE = 0.35  # the rest would drown the conversations: plain sources are 9 of 22 MB
 MAX_RESPONSE_CHARS = 620
 MIN_RESPONSE_CHARS = 60
 
@@ -58,11 +59,11 @@ def source_files() -> tuple[SourceFile, ...]:
 
 
 def library_documents(domain: str, rng: random.Random) -> list[Document]:
-    """Everything the library offers for `code` or for `prose`, in file order."""
+    """What the library offers for `code` (a share of its plain text) or for `prose`, in file order."""
     documents: list[Document] = []
     for file in source_files():
         if domain == "code":
-            documents.extend(_code_windows(file))
+            documents.extend(window for window in _code_windows(file) if rng.random() < PLAIN_CODE_SHARE)
             documents.extend(_completions(file, rng))
         else:
             documents.extend(_explanations(file, rng))

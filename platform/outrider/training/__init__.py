@@ -1,0 +1,1 @@
+"""From nothing to demo models: text, tokenizer, targets, regenerated answers, drafters, evaluation."""

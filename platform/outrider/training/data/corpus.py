@@ -1,0 +1,85 @@
+"""The corpus: every kind of document in stated shares, shuffled with a fixed seed and split by source."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from outrider.training.data.document import Document, split_of
+from outrider.training.data.library import library_documents
+from outrider.training.data.maths import maths_documents
+from outrider.training.data.snippets import snippet_documents
+from outrider.training.data.stories import story_documents
+from outrider.training.data.tasks import greeting_documents, task_documents
+
+__all__ = ["Corpus", "build_corpus", "held_out_prompts"]
+
+SYSTEM_SHARE = 0.1
+SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are a helpful assistant. Answer briefly.", "Be brief.")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Training documents in a fixed shuffled order, and the documents no model may see in training."""
+
+    train: tuple[Document, ...]
+    heldout: tuple[Document, ...]
+
+    def summary(self) -> dict[str, int]:
+        """Training documents per domain and kind."""
+        counts = Counter(f"{d.domain}/{d.kind}{'' if d.messages else ' (plain text)'}" for d in self.train)
+        return dict(sorted(counts.items()))
+
+
+def build_corpus(scale: float = 1.0, seed: int = 20260101) -> Corpus:
+    """All documents; `scale` shrinks every part alike (tests use a hundredth)."""
+    rng = random.Random(seed)
+    parts = [
+        *(_sample(library_documents(domain, rng), scale, rng) for domain in ("code", "prose")),
+        snippet_documents(_scaled(9_000, scale), rng),
+        maths_documents(_scaled(16_000, scale), rng),
+        story_documents(_scaled(9_000, scale), rng),
+        task_documents(_scaled(4_000, scale), rng),
+        greeting_documents(_scaled(700, scale), rng),
+    ]
+    documents = [_with_system(document, rng) for part in parts for document in part]
+    rng.shuffle(documents)
+    train = tuple(d for d in documents if split_of(d.source) == "train" or d.source == "greetings")
+    heldout = tuple(d for d in documents if split_of(d.source) == "heldout" and d.source != "greetings")
+    return Corpus(train, heldout)
+
+
+def held_out_prompts(corpus: Corpus, per_domain: int, max_prompt_chars: int = 420) -> list[Document]:
+    """Held-out conversations for evaluation: per domain, kinds in turn, no question twice."""
+    chosen: list[Document] = []
+    for domain in ("code", "maths", "prose"):
+        by_kind: dict[str, list[Document]] = {}
+        seen: set[str] = set()
+        for document in corpus.heldout:
+            question = document.messages[-2]["content"] if document.messages else ""
+            if document.domain != domain or not question or question in seen or len(question) > max_prompt_chars:
+                continue
+            seen.add(question)
+            by_kind.setdefault("library" if document.kind in ("docstring", "topic") else document.kind, []).append(document)
+        picked: list[Document] = []
+        for rank in range(per_domain):
+            for kind in sorted(by_kind):
+                if rank < len(by_kind[kind]) and len(picked) < per_domain:
+                    picked.append(replace(by_kind[kind][rank], messages=by_kind[kind][rank].messages))
+        chosen.extend(picked)
+    return chosen
+
+
+def _scaled(count: int, scale: float) -> int:
+    return max(20, round(count * scale))
+
+
+def _sample(documents: list[Document], scale: float, rng: random.Random) -> list[Document]:
+    return documents if scale >= 1.0 else rng.sample(documents, min(len(documents), _scaled(len(documents), scale)))
+
+
+def _with_system(document: Document, rng: random.Random) -> Document:
+    if not document.messages or rng.random() >= SYSTEM_SHARE:
+        return document
+    return replace(document, messages=({"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}, *document.messages))

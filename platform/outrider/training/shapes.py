@@ -1,0 +1,94 @@
+"""The sizes of the demo models and of the effort spent on them; `scaled` shrinks both for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["FLASH", "PRO", "DrafterShape", "Effort", "TargetShape", "scaled"]
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterShape:
+    """A DSpark drafter for one target; heads and widths are the target's."""
+
+    layers: int
+    block_size: int
+    target_layer_ids: tuple[int, ...]
+    markov_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Wall-clock budgets; every schedule is a function of the share of its budget that is spent."""
+
+    pretrain_s: float
+    drafter_s: float
+    regenerated: int
+    batch_windows: int = 8
+    window_tokens: int = 512
+    checkpoint_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetShape:
+    """A stock Qwen3 decoder with tied embeddings."""
+
+    name: str
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_positions: int
+    drafter: DrafterShape
+    effort: Effort
+
+
+FLASH = TargetShape(
+    name="flash",
+    vocab_size=2048,
+    hidden_size=160,
+    layers=4,
+    intermediate_size=448,
+    heads=4,
+    kv_heads=2,
+    head_dim=32,
+    max_positions=2048,
+    drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 1, 2), markov_rank=64),
+    effort=Effort(pretrain_s=20 * 60, drafter_s=13 * 60, regenerated=4000),
+)
+PRO = TargetShape(
+    name="pro",
+    vocab_size=2048,
+    hidden_size=256,
+    layers=6,
+    intermediate_size=896,
+    heads=4,
+    kv_heads=2,
+    head_dim=64,
+    max_positions=2048,
+    drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
+    effort=Effort(pretrain_s=55 * 60, drafter_s=15 * 60, regenerated=4000),
+)
+
+
+def scaled(shape: TargetShape, scale: float) -> TargetShape:
+    """The same pipeline at a fraction of the effort; below a tenth the network shrinks too."""
+    if scale >= 1.0:
+        return shape
+    effort = replace(
+        shape.effort,
+        pretrain_s=shape.effort.pretrain_s * scale,
+        drafter_s=shape.effort.drafter_s * scale,
+        regenerated=max(24, round(shape.effort.regenerated * scale)),
+    )
+    if scale >= 0.1:
+        return replace(shape, effort=effort)
+    drafter = replace(shape.drafter, layers=1, target_layer_ids=(-1, 0), markov_rank=8)
+    small = replace(effort, batch_windows=2, window_tokens=192)
+    return replace(
+        shape, vocab_size=512, hidden_size=32, layers=2, intermediate_size=64, heads=2, kv_heads=1, head_dim=16,
+        drafter=drafter, effort=small,
+    )  # fmt: skip
