@@ -1,0 +1,28 @@
+"""What platform teams edit: schema, loading with line numbers, versions, keys."""
+
+from outrider.policy.keys import DEMO_KEY, KEY_PREFIX, hash_key, new_key
+from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policy
+from outrider.policy.model import Balance, ModelPolicy, Policy, Routing, Tenant, Tier
+from outrider.policy.problems import Problem
+from outrider.policy.schema import AUTO, Objective, PolicySpec
+
+__all__ = [
+    "AUTO",
+    "DEMO_KEY",
+    "KEY_PREFIX",
+    "Balance",
+    "ModelPolicy",
+    "Objective",
+    "Policy",
+    "PolicyReport",
+    "PolicySpec",
+    "Problem",
+    "Routing",
+    "Tenant",
+    "Tier",
+    "check_policy",
+    "hash_key",
+    "load_policy",
+    "new_key",
+    "parse_policy",
+]
