@@ -1,0 +1,122 @@
+"""A DSpark drafter's configuration, read from and written to DeepSpec's `config.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from outrider.errors import DrafterMismatch, ModelDirectoryError
+
+__all__ = ["DSparkConfig"]
+
+ARCHITECTURE = "Qwen3DSparkModel"
+FILE = "config.json"
+
+
+class DSparkConfig(BaseModel):
+    """The fields of a Qwen3 DSpark `config.json` that matter here; the target's other fields pass through.
+
+    `target_layer_ids` name the tapped target layers: −1 is the embedding output, and the final layer is refused
+    (its hidden state is post-norm, while the training cache holds raw ones).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    architectures: tuple[str, ...] = (ARCHITECTURE,)
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt
+    max_position_embeddings: PositiveInt
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    num_target_layers: PositiveInt
+    block_size: PositiveInt
+    mask_token_id: int = Field(ge=0)
+    target_layer_ids: tuple[int, ...] = Field(min_length=1)
+    enable_confidence_head: bool = True
+    confidence_head_with_markov: bool = True
+    markov_rank: PositiveInt
+    markov_head_type: Literal["vanilla"] = "vanilla"
+    num_anchors: PositiveInt = 512
+    tie_word_embeddings: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten_rope(cls, values: Any) -> Any:
+        """transformers 5 nests theta in `rope_parameters`; older files have `rope_theta` at the top."""
+        if not isinstance(values, Mapping):
+            return values
+        nested = values.get("rope_parameters")
+        if not isinstance(nested, Mapping):
+            return dict(values)
+        if nested.get("rope_type", "default") != "default":
+            raise ValueError(f"rope_parameters.rope_type {nested['rope_type']!r} is not supported; use 'default'")
+        return {"rope_theta": nested.get("rope_theta", 10_000.0), **values}
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> DSparkConfig:
+        if self.architectures != (ARCHITECTURE,):
+            raise ValueError(f"architectures is {list(self.architectures)}; only {ARCHITECTURE} is supported")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+        if self.mask_token_id >= self.vocab_size:
+            raise ValueError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
+        ids = self.target_layer_ids
+        if list(ids) != sorted(set(ids)) or ids[0] < -1 or ids[-1] >= self.num_target_layers - 1:
+            raise ValueError(
+                f"target_layer_ids {list(ids)} must be increasing, from -1 up to {self.num_target_layers - 2}: "
+                "the final layer's state is post-norm and cannot be tapped"
+            )
+        if self.enable_confidence_head and not self.confidence_head_with_markov:
+            raise ValueError("confidence_head_with_markov must be true where the confidence head is enabled")
+        return self
+
+    @classmethod
+    def load(cls, directory: Path) -> DSparkConfig:
+        """Read `directory`/config.json.
+
+        Raises ModelDirectoryError for a missing or unreadable file, DrafterMismatch for a field that does not fit.
+        """
+        path = directory / FILE
+        if not directory.is_dir():
+            raise ModelDirectoryError(f"drafter directory {directory.name} does not exist", param="drafter")
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise ModelDirectoryError(f"drafter {directory.name} has no {FILE}", param=FILE) from None
+        except ValueError as error:
+            raise ModelDirectoryError(f"drafter {directory.name}: {FILE} is not JSON: {error}", param=FILE) from None
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "config"
+            message = f"drafter {directory.name}: {FILE}, field {field}: {first['msg']}"
+            raise DrafterMismatch(message, param=field) from None
+
+    @classmethod
+    def for_target(cls, target: Mapping[str, Any], **drafter: Any) -> DSparkConfig:
+        """The target's config as a dict (`config.to_dict()`), overridden by the drafter's own fields."""
+        values = {key: value for key, value in target.items() if value is not None}
+        layers = int(drafter["num_hidden_layers"])
+        values |= {
+            "architectures": [ARCHITECTURE],
+            "num_target_layers": values["num_hidden_layers"],
+            "layer_types": ["full_attention"] * layers,
+            "tie_word_embeddings": False,
+            **drafter,
+        }
+        return cls.model_validate(values)
+
+    def save(self, directory: Path) -> None:
+        """Write config.json as DeepSpec does."""
+        values = self.model_dump(mode="json")
+        (directory / FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
