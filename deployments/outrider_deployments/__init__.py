@@ -1,0 +1,1 @@
+"""Outrider on Ray Serve: the only package that imports Ray."""

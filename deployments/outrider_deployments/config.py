@@ -1,0 +1,146 @@
+"""The typed configuration of the Serve application: the `args` of a config file, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from outrider.errors import ConfigurationError, ModelDirectoryError
+
+__all__ = ["AppConfig", "GatewayConfig", "ModelConfig", "RoleConfig", "Timeouts", "resolve_path"]
+
+DEMO_PREFIX = "demo:"
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+RESERVED_MODEL_NAMES = frozenset({"auto"})
+
+ModelLocation = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+"""`demo:NAME` for a model that ships with the package, else a directory."""
+
+
+def _none_is_none(value: object) -> object:
+    return None if value == "none" else value
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RoleConfig(_Settings):
+    """What one replica of a role (target or drafter) runs on."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(1, ge=1, le=256)
+    """Torch threads: Ray sets OMP_NUM_THREADS=1 for fractional CPUs, so the number is always explicit."""
+    num_cpus: float = Field(0.2, ge=0)
+    """What Ray reserves; a placement number, not a limit."""
+    num_gpus: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _device_has_its_resource(self) -> Self:
+        if (self.device == "cuda") != (self.num_gpus > 0):
+            raise ValueError(f"device {self.device} with num_gpus {self.num_gpus}: set both or neither")
+        return self
+
+
+class ModelConfig(_Settings):
+    """One target and, unless `drafter: none`, its drafter."""
+
+    directory: ModelLocation
+    drafter: Annotated[ModelLocation | None, BeforeValidator(_none_is_none)]
+    """Required, so that running without a drafter is something a person wrote down."""
+    target: RoleConfig = RoleConfig()
+    draft: RoleConfig = RoleConfig()
+    max_running_requests: int = Field(16, ge=1, le=4096)
+    max_queued_requests: int = Field(256, ge=0)
+    kv_blocks: int = Field(1024, ge=8)
+    """Blocks of the paged KV pool."""
+
+
+class GatewayConfig(_Settings):
+    """The HTTP front."""
+
+    num_cpus: float = Field(0.2, ge=0)
+    replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(4096, ge=1)
+
+
+class Timeouts(_Settings):
+    """Seconds."""
+
+    drain_s: float = Field(60.0, gt=0)
+    """How long a replica that is being replaced may go on finishing its streams."""
+    link_s: float = Field(1.0, gt=0)
+    """How long a round waits for its drafter before the target goes on at depth 0."""
+    snapshot_stale_s: float = Field(3.0, gt=0)
+    """A target whose newest load snapshot is older than this counts as not ready."""
+
+
+class AppConfig(_Settings):
+    """Everything `outrider_deployments.app:build` needs. Paths are taken as `resolve_path` says."""
+
+    policy: str
+    models: Mapping[str, ModelConfig] = Field(min_length=1)
+    gateway: GatewayConfig = GatewayConfig()
+    timeouts: Timeouts = Timeouts()
+    events: str | None = None
+    """File to which one event per request is appended; None keeps events off the disk."""
+
+    @field_validator("models")
+    @classmethod
+    def _names_are_routable(cls, models: Mapping[str, ModelConfig]) -> Mapping[str, ModelConfig]:
+        for name in models:
+            if name in RESERVED_MODEL_NAMES or not MODEL_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' cannot name a model: use [a-z0-9._-], and not 'auto'")
+        return models
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """Validate; raises ConfigurationError that names `source`, the first offending field and the count of others."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first, *others = error.errors(include_url=False)
+            field = ".".join(str(part) for part in first["loc"]) or "(top level)"
+            more = f" (and {len(others)} more)" if others else ""
+            raise ConfigurationError(f"{source}: {field}: {first['msg']}{more}", param=field) from error
+
+
+def resolve_path(location: str) -> Path:
+    """The path a configuration means: absolute, or relative to the current directory, else to this checkout.
+
+    Under `serve run` the builder runs in a Ray worker, whose current directory is the one Ray was started in: for a
+    checkout started from elsewhere the second place finds the shipped files. Raises ConfigurationError.
+    """
+    path = Path(location).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    places = [path] if path.is_absolute() else [Path.cwd() / path, checkout / path]
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigurationError(f"no such path: {location} (looked for {' and '.join(map(str, places))})")
+
+
+def model_directory(location: str) -> Path:
+    """The directory of a model; `demo:NAME` is one that ships with the package. Raises ModelDirectoryError."""
+    if location.startswith(DEMO_PREFIX):
+        from outrider import demo_models
+
+        return demo_models.path(location.removeprefix(DEMO_PREFIX))
+    try:
+        return resolve_path(location)
+    except ConfigurationError as error:
+        raise ModelDirectoryError(error.message) from error

@@ -1,0 +1,49 @@
+"""The draft deployment: one DSpark drafter in its own process, spoken to over ZeroMQ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outrider_deployments.config import RoleConfig
+from outrider_deployments.sockets import PrivateEndpoint
+
+if TYPE_CHECKING:
+    from outrider_deployments.supervisor import DrafterAddress
+
+__all__ = ["DraftReplica"]
+
+
+class DraftReplica:
+    """Loads a drafter and answers rounds on a socket of its own; Serve only places it and hands out the address."""
+
+    def __init__(self, name: str, directory: Path, role: RoleConfig) -> None:
+        # Torch is imported here, not by the driver that only names this class.
+        import torch
+
+        from outrider.drafter.model import DSparkModel
+        from outrider.drafter.server import DraftServer
+        from outrider.link import ZmqDraftService
+
+        torch.set_num_threads(role.threads)
+        model = DSparkModel.load(directory, dtype=getattr(torch, role.dtype), device=role.device)
+        self._endpoint = PrivateEndpoint("draft")
+        self._server = DraftServer(model, name)
+        self._service = ZmqDraftService(self._server, self._endpoint.address)
+        self._service.start()
+
+    async def endpoint(self) -> DrafterAddress:
+        """Where targets connect. A handle call, once per attachment; never in the decode loop."""
+        from outrider_deployments.supervisor import DrafterAddress
+
+        return DrafterAddress(self._endpoint.address, self._server.epoch)
+
+    def check_health(self) -> None:
+        """Serve's health check: raises once the service thread is gone, and Serve starts another replica."""
+        if not self._service.is_alive:
+            raise RuntimeError("the draft service thread ended")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_service"):
+            self._service.stop()
+            self._endpoint.close()

@@ -1,0 +1,74 @@
+"""What can be checked before Ray starts anything: files are there, drafters fit their targets, the policy loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrider.errors import ModelDirectoryError, PolicyError
+from outrider_deployments.config import AppConfig, ModelConfig, model_directory, resolve_path
+
+__all__ = ["ModelPaths", "Preflight", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPaths:
+    """Where a target and its drafter lie, absolute; no drafter is legal."""
+
+    target: Path
+    drafter: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the configuration's locations resolved to."""
+
+    policy: Path
+    models: dict[str, ModelPaths]
+
+
+def check(config: AppConfig) -> Preflight:
+    """Resolve every location and check what can be checked without loading weights.
+
+    Raises PolicyError, ModelDirectoryError, DrafterMismatch or ConfigurationError.
+    """
+    from outrider.policy import load_policy
+
+    policy_path = resolve_path(config.policy)
+    policy = load_policy(policy_path)
+    models = {name: _check_model(name, model) for name, model in config.models.items()}
+    if missing := sorted(set(policy.models) - set(models)):
+        raise PolicyError(
+            f"{policy_path.name} prices model '{missing[0]}', which this configuration does not serve "
+            f"(it serves {', '.join(sorted(models))})"
+        )
+    return Preflight(policy_path, models)
+
+
+def _check_model(name: str, model: ModelConfig) -> ModelPaths:
+    target = model_directory(model.directory)
+    shape = _target_shape(name, target)
+    if model.drafter is None:
+        return ModelPaths(target, None)
+    from outrider.drafter.projection import FeatureProjection
+
+    drafter = model_directory(model.drafter)
+    FeatureProjection.load(drafter, **shape)
+    return ModelPaths(target, drafter)
+
+
+def _target_shape(name: str, directory: Path) -> dict[str, int]:
+    """The numbers of config.json a drafter must agree with."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        return {
+            "vocab_size": int(config["vocab_size"]),
+            "hidden_size": int(config["hidden_size"]),
+            "num_layers": int(config["num_hidden_layers"]),
+        }
+    except OSError as error:
+        raise ModelDirectoryError(f"model {name}: cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelDirectoryError(f"model {name}: {path} is not a model's config.json: {error!r}") from error

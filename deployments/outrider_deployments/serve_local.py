@@ -1,0 +1,177 @@
+"""`make serve`: the whole platform on this machine, from one command to one Ctrl-C.
+
+    python -m outrider_deployments.serve_local [--config FILE] [--policy FILE] [--host HOST] [--port PORT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from outrider.errors import ConfigurationError, OutriderError
+from outrider_deployments import local_ray
+from outrider_deployments.config import AppConfig, resolve_path
+from outrider_deployments.readiness import Readiness, await_ready
+
+__all__ = ["main"]
+
+DEMO_KEY = "sk-outrider-demo-local-only"
+APPLICATION = "outrider"
+DEFAULT_CONFIG = "deployments/outrider_deployments/configs/local.yaml"
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM before the platform was up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line and the environment ask for."""
+
+    config: str
+    policy: str | None
+    host: str
+    port: int
+
+
+class StopSignal:
+    """The first SIGINT or SIGTERM asks to stop, a second one ends the process at once."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._asked.is_set():
+            self._console.print("stopped without waiting")
+            os._exit(130)  # Ray's own reaper ends what this process started
+        self._asked.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return self._asked.wait(timeout_s)
+
+    def check(self) -> None:
+        if self._asked.is_set():
+            raise Interrupted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 after a stop that was asked for, 1 after one clear line about what is wrong."""
+    options = _options(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    stop = StopSignal(console)
+    try:
+        config = load_config(options.config, policy=options.policy)
+        _serve(options, config, console, stop)
+    except Interrupted:
+        pass
+    except OutriderError as error:
+        console.print(f"[red]{error.code}[/]: {error.message}", markup=True)
+        return 1
+    return 0
+
+
+def load_config(path: str, *, policy: str | None = None) -> AppConfig:
+    """The `args` of the single application in a Serve config file; raises ConfigurationError."""
+    import yaml  # as Serve itself reads the file
+
+    file = resolve_path(path)
+    try:
+        document = yaml.safe_load(file.read_text("utf-8"))
+        applications = document["applications"]
+        arguments: dict[str, Any] = applications[0]["args"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} does not load: {error}") from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not a Serve config with applications and args") from error
+    if policy is not None:
+        arguments = {**arguments, "policy": policy}
+    return AppConfig.parse(arguments, source=Path(path).name)
+
+
+def _options(arguments: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="outrider-serve", description="Run the platform on this machine.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Serve config file (default: %(default)s)")
+    parser.add_argument("--policy", help="policy file to use instead of the configured one")
+    parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=os.environ.get("PORT", "8000"))
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _serve(options: Options, config: AppConfig, console: Console, stop: StopSignal) -> None:
+    """Start, wait until real answers are possible, wait for the stop signal, stop."""
+    local_ray.refuse_foreign_cluster()
+    local_ray.check_port(options.host, options.port)
+    if other := local_ray.other_cluster():
+        console.print(
+            f"A Ray cluster is already running on this machine ({other}). It is left alone: this command starts its own "
+            f"beside it. To use that one instead: RAY_ADDRESS={other} serve run {options.config}"
+        )
+    started_s = time.monotonic()
+    with console.status("checking models and policy") as status:
+        from outrider_deployments import preflight
+        preflight.check(config)
+        for name, model in config.models.items():
+            if model.drafter is None:
+                console.print(f"{name}: no drafter configured, every round is plain decoding")
+        stop.check()
+        try:
+            status.update("starting Ray")
+            local_ray.start()
+            stop.check()
+            status.update("starting Serve")
+            _deploy(config, options)
+            ready = await_ready(options.host, options.port, config, report=status.update, check=stop.check)
+            status.stop()
+            console.print(f"ready after {time.monotonic() - started_s:.0f} s")
+            _announce(options, config, ready, console)
+            stop.wait()
+        finally:
+            status.update("stopping: running streams may finish, Ctrl-C again stops at once")
+            status.start()
+            local_ray.stop(config.timeouts.drain_s)
+    console.print("stopped")
+
+
+def _deploy(config: AppConfig, options: Options) -> None:
+    from ray import serve
+
+    from outrider_deployments.app import build
+
+    serve.start(proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port})
+    target = serve.RunTarget(target=build(config), name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def _announce(options: Options, config: AppConfig, ready: Readiness, console: Console) -> None:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(options.host, options.host)
+    url = f"http://{host}:{options.port}"
+    console.print(f"\n  endpoint  {url}/v1")
+    console.print(f"  models    auto, {', '.join(config.models)}")
+    if not ready.demo_key_known:
+        console.print("  key       one of your policy's tenants; `outrider keys new` makes one\n")
+        return
+    console.print(f"  key       {DEMO_KEY}\n")
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "max_tokens": 64}'
+    console.print(
+        f"curl {url}/v1/chat/completions -H 'authorization: Bearer {DEMO_KEY}' \\\n"
+        f"  -H 'content-type: application/json' -d '{body}'\n",
+        markup=False,
+    )
+    console.print("Ctrl-C stops everything.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A target deployment as the gateway sees it: `outrider.gateway.Upstream` over one handle call and the token channel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from outrider.errors import NotReady, OutriderError, TargetLost
+from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
+from outrider_deployments.token_channel import RoundMessage, TokenReceiver
+
+__all__ = ["GenerateCall", "ServeUpstream", "TargetHandle", "Upstreams"]
+
+logger = logging.getLogger(__name__)
+
+LAST_CHUNK_S = 5.0
+"""How long the last chunk may trail the handle call that says the request has ended."""
+DRAIN_POLL_S = 0.05
+
+
+class GenerateCall(Protocol):
+    """An open handle call; awaiting it returns when the request has ended in the engine."""
+
+    def __await__(self) -> Any: ...
+    def cancel(self) -> None: ...
+
+
+class TargetHandle(Protocol):
+    """What the gateway asks of a target deployment."""
+
+    def generate(self, request: GenerationRequest, gateway: str) -> GenerateCall: ...
+    async def attach_gateway(self, gateway: str) -> None:
+        """Ask every replica to send its load to this gateway."""
+
+
+class ServeUpstream:
+    """One model. Tokens come over the channel; the handle call carries placement, cancellation and failure."""
+
+    def __init__(self, model: str, target: TargetHandle, gateway: str, *, stale_s: float) -> None:
+        self.model = model
+        self._target = target
+        self._gateway = gateway
+        self._stale_s = stale_s
+        self._draining = False
+        self._streams: dict[str, asyncio.Queue[TokenChunk | OutriderError]] = {}
+        self._loads: dict[str, tuple[float, LoadSnapshot]] = {}
+        """By replica: the newest load and when it arrived on this process's monotonic clock."""
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    def drain(self) -> None:
+        """Report no healthy replica from now on, so that nothing new is admitted; open streams go on."""
+        self._draining = True
+
+    def snapshot(self) -> LoadSnapshot | None:
+        """The load of the least loaded replica heard within `stale_s`; None means none is known to be healthy."""
+        if self._draining:
+            return None
+        horizon = time.monotonic() - self._stale_s
+        fresh = [load for heard_s, load in self._loads.values() if heard_s > horizon]
+        return min(fresh, key=lambda load: load.running_requests + load.queued_requests, default=None)
+
+    async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncIterator[TokenChunk]:
+        """Chunks until the one with a finish; closing the iterator cancels the request in the engine.
+
+        Raises TargetLost when the replica dies or tokens were lost on the way, and what the engine refused with.
+        """
+        arrived: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
+        self._streams[request.request_id] = arrived
+        call = self._target.generate(request, self._gateway)
+        watch = asyncio.ensure_future(_watch(call, arrived))
+        ended = False
+        try:
+            while not ended:
+                item = await arrived.get()
+                if isinstance(item, OutriderError):
+                    raise item
+                ended = item.finish is not None
+                yield item
+        finally:
+            del self._streams[request.request_id]
+            watch.cancel()
+            if not ended:
+                call.cancel()
+
+    def receive(self, message: RoundMessage, whole: bool) -> None:
+        """Take one round in; on a gap every open stream ends, since whose tokens were lost is not known."""
+        load = message.snapshot
+        self._loads[load.replica] = (time.monotonic(), load)
+        if not whole:
+            for stream in self._streams.values():
+                stream.put_nowait(TargetLost("tokens were lost between the target and the gateway"))
+        for request_id, chunk in message.chunks:
+            if (open_stream := self._streams.get(request_id)) is not None:
+                open_stream.put_nowait(chunk)
+
+    async def keep_attached(self) -> None:
+        """Ask for load reports whenever none is fresh: at start, and after the target was restarted."""
+        while True:
+            if self.snapshot() is None and not self._draining:
+                try:
+                    await self._target.attach_gateway(self._gateway)
+                except Exception as error:  # whatever Serve raises while replicas come and go
+                    logger.info("target %s does not answer yet: %s", self.model, error)
+            await asyncio.sleep(self._stale_s / 4)
+
+
+class Upstreams:
+    """All models behind one receiver: the gateway's end of every token channel."""
+
+    def __init__(self, targets: Mapping[str, TargetHandle], *, stale_s: float) -> None:
+        self._receiver = TokenReceiver(self._receive)
+        self.by_model = {
+            model: ServeUpstream(model, target, self._receiver.address, stale_s=stale_s)
+            for model, target in targets.items()
+        }
+        self._keepers = [asyncio.ensure_future(upstream.keep_attached()) for upstream in self.by_model.values()]
+
+    def _receive(self, message: RoundMessage, whole: bool) -> None:
+        if (upstream := self.by_model.get(message.snapshot.model)) is not None:
+            upstream.receive(message, whole)
+
+    async def drain(self) -> None:
+        """Admit nothing more and return when the last open stream has ended."""
+        for upstream in self.by_model.values():
+            upstream.drain()
+        while any(upstream.open_streams for upstream in self.by_model.values()):
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    async def close(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._receiver.close()
+
+
+async def _watch(call: GenerateCall, arrived: asyncio.Queue[TokenChunk | OutriderError]) -> None:
+    """Turn the end of the handle call into the end of the stream, unless the last chunk is there first."""
+    try:
+        await call
+        await asyncio.sleep(LAST_CHUNK_S)
+        arrived.put_nowait(TargetLost("the target ended the request but its last tokens never arrived"))
+    except OutriderError as error:
+        # Ray raises an instance of both its own error and the replica's, which it keeps as `cause`.
+        cause = getattr(error, "cause", None)
+        arrived.put_nowait(cause if isinstance(cause, OutriderError) else error)
+    except asyncio.CancelledError:
+        arrived.put_nowait(NotReady("the target was stopped before it took the request"))
+        raise
+    except Exception as error:  # Ray's own: the replica died, or is unreachable
+        logger.warning("target call failed: %r", error)
+        arrived.put_nowait(TargetLost("the target was lost while it was answering"))
