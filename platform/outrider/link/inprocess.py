@@ -33,7 +33,7 @@ class InProcessLink:
         self._sent = message
 
     def receive(self, timeout_s: float) -> DraftBlock:
-        """Compute the block of the round sent last. `timeout_s` is moot: the caller's thread does the work."""
+        """Compute the block of the round sent last. No timeout can pass: the caller's thread works."""
         sent, self._sent = self._sent, None
         if not self._alive or sent is None:
             raise LinkError("nothing was sent on the draft link, or it is closed")

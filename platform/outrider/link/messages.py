@@ -149,7 +149,7 @@ def _check_keys(what: str, keys: list[int]) -> None:
         raise LinkError(f"the {what} keys of a round are negative or repeated")
 
 
-def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int) -> None:
+def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int, context_tokens: int) -> None:
     """Raise `LinkError` unless every shape, dtype and value of a round is one the drafter can work on."""
     ints, floats = torch.int64, torch.float32
     appends = (message.append_keys, message.append_starts, message.append_counts)
@@ -160,16 +160,18 @@ def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int) -> No
     _check_keys("appended", message.append_keys.tolist())
     _check_keys("proposing", message.propose_keys.tolist())
     rows = message.rows
-    if any(count < 1 for count in counts) or any(start < 0 for start in starts):
-        raise LinkError("an append of a round has no rows or a negative start")
+    if not all(
+        0 <= start < start + count <= context_tokens for start, count in zip(starts, counts, strict=True)
+    ):
+        raise LinkError(f"an append of a round is empty or not within 0 to {context_tokens}")
     if rows.dim() != 2 or rows.shape[0] != sum(counts) or (counts and rows.shape[1] != hidden_size):
         raise LinkError(f"a round carries rows {list(rows.shape)}, not [{sum(counts)}, {hidden_size}]")
     if not rows.is_floating_point():
         raise LinkError("the rows of a round are not floating point")
     if not all(0 <= anchor < vocab_size for anchor in message.anchors.tolist()):
         raise LinkError("an anchor of a round is outside the vocabulary")
-    if any(position < 0 for position in message.positions.tolist()):
-        raise LinkError("a position of a round is negative")
+    if not all(0 <= position < context_tokens for position in message.positions.tolist()):
+        raise LinkError(f"a position of a round is not within 0 to {context_tokens}")
     if not all(0.0 <= temperature < float("inf") for temperature in message.temperature.tolist()):
         raise LinkError("a temperature of a round is negative or not finite")
     if not all(0.0 <= top_p <= 1.0 for top_p in message.top_p.tolist()):
@@ -177,7 +179,7 @@ def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int) -> No
 
 
 def check_block(block: DraftBlock, sent: DraftRound, *, block_size: int, vocab_size: int) -> None:
-    """Raise `LinkError` unless `block` answers `sent`: its epoch and round, γ tokens of the vocabulary a row."""
+    """Raise `LinkError` unless `block` answers `sent`: its epoch and round, γ known tokens a row."""
     if (block.epoch, block.round) != (sent.epoch, sent.round):
         raise LinkError("the drafter answered another round or epoch")
     shape = (sent.propose_keys.shape[0], block_size)
