@@ -175,6 +175,11 @@ class ZmqDraftService:
         self._thread = threading.Thread(target=self._serve, args=(socket,), name="draft-service", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the service thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def stop(self) -> None:
         """Finish the round at hand and stop listening. Idempotent, and final."""
         self._stopping.set()
