@@ -3,12 +3,15 @@
     OutriderError
     ├── RequestError                    the tenant's request is at fault; nothing was run
     │   ├── InvalidRequest              400  a field is missing, of a wrong type, or out of range
+    │   ├── UnsupportedParameter        400  a parameter of OpenAI's API that this endpoint does not serve
     │   ├── ContextLengthExceeded       400  prompt plus requested tokens do not fit the context
     │   ├── InvalidKey                  401  no key, an unknown key, or a revoked one
     │   ├── ModelNotAllowed             403  the tenant's policy does not grant the model
     │   ├── BudgetExhausted             403  the request's own money budget cannot pay for its prompt
     │   ├── ModelNotFound               404  no such model behind this endpoint
-    │   └── RouteNotFound               404  no such path or method
+    │   ├── RouteNotFound               404  no such path
+    │   ├── MethodNotAllowed            405  the path exists, not with that method
+    │   └── RequestTooLarge             413  the body has more bytes than the gateway reads
     ├── CapacityError                   the platform cannot take the request now; trying later may help
     │   ├── NoFeasibleRoute             429  no candidate meets the request's hard limits at present load
     │   ├── Overloaded                  429  the queue of every candidate is full
@@ -43,6 +46,7 @@ __all__ = [
     "InvalidKey",
     "InvalidRequest",
     "LinkError",
+    "MethodNotAllowed",
     "ModelDirectoryError",
     "ModelNotAllowed",
     "ModelNotFound",
@@ -54,9 +58,11 @@ __all__ = [
     "PolicyError",
     "PortInUse",
     "RequestError",
+    "RequestTooLarge",
     "RouteNotFound",
     "RuntimeFault",
     "TargetLost",
+    "UnsupportedParameter",
 ]
 
 
@@ -99,6 +105,12 @@ class InvalidRequest(RequestError):
     """A field of the body or a header is missing, of a wrong type, unknown or out of range."""
 
 
+class UnsupportedParameter(RequestError):
+    """A parameter of OpenAI's API that this endpoint does not serve, set to more than its neutral value."""
+
+    code = "unsupported_parameter"
+
+
 class ContextLengthExceeded(RequestError):
     """The prompt alone, or with the requested tokens, does not fit the model's context."""
 
@@ -137,10 +149,24 @@ class ModelNotFound(RequestError):
 
 
 class RouteNotFound(RequestError):
-    """No such path, or not with that method."""
+    """No such path."""
 
     status = 404
     code = "route_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not with that method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTooLarge(RequestError):
+    """The body has more bytes than the gateway reads."""
+
+    status = 413
+    code = "request_too_large"
 
 
 class CapacityError(OutriderError):
