@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outrider_deployments.config import RoleConfig
 from outrider_deployments.sockets import PrivateEndpoint
 
 if TYPE_CHECKING:
+    from outrider_deployments.config import RoleConfig
     from outrider_deployments.supervisor import DrafterAddress
 
 __all__ = ["DraftReplica"]
@@ -26,21 +26,22 @@ class DraftReplica:
         from outrider.link import ZmqDraftService
 
         torch.set_num_threads(role.threads)
-        model = DSparkModel.load(directory, dtype=getattr(torch, role.dtype), device=role.device)
+        model = DSparkModel.load(directory, dtype=getattr(torch, role.dtype)).to(role.device)
+        server = DraftServer(model, name)
+        self._epoch = server.welcome.epoch
         self._endpoint = PrivateEndpoint("draft")
-        self._server = DraftServer(model, name)
-        self._service = ZmqDraftService(self._server, self._endpoint.address)
+        self._service = ZmqDraftService(server, self._endpoint.address)
         self._service.start()
 
     async def endpoint(self) -> DrafterAddress:
-        """Where targets connect. A handle call, once per attachment; never in the decode loop."""
+        """Where targets connect. A handle call now and then; never in the decode loop."""
         from outrider_deployments.supervisor import DrafterAddress
 
-        return DrafterAddress(self._endpoint.address, self._server.epoch)
+        return DrafterAddress(self._endpoint.address, self._epoch)
 
     def check_health(self) -> None:
         """Serve's health check: raises once the service thread is gone, and Serve starts another replica."""
-        if not self._service.is_alive:
+        if not self._service.alive:
             raise RuntimeError("the draft service thread ended")
 
     def __del__(self) -> None:

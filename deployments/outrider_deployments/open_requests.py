@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from outrider.errors import TargetLost
+from outrider.errors import InvalidRequest, TargetLost
 from outrider.types import GenerationRequest, LoadSnapshot, TokenChunk
 from outrider_deployments.token_channel import TokenPublisher
 
 __all__ = ["OpenRequests", "Submits"]
+
+SUBMITTERS = 16
+"""Threads that hand requests to the engine: each waits for the step in progress to end."""
 
 
 class Submits(Protocol):
@@ -27,6 +31,7 @@ class OpenRequests:
         self._engine = engine
         self._publisher = publisher
         self._loop = asyncio.get_running_loop()
+        self._submitters = ThreadPoolExecutor(SUBMITTERS, thread_name_prefix="submit")
         self._ends: dict[str, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
@@ -37,33 +42,39 @@ class OpenRequests:
 
         Raises what the engine refuses the request with, and TargetLost when the gateway can no longer be reached.
         """
-        end = self._ends[request.request_id] = self._loop.create_future()
+        name = request.request_id
+        if name in self._ends:
+            raise InvalidRequest(f"a request with the id {name} is already running", param="request_id")
+        end = self._ends[name] = self._loop.create_future()
+        self._publisher.expect(name, gateway)
+        submitted = self._loop.run_in_executor(self._submitters, self._engine.submit, request)
         try:
-            self._publisher.expect(request.request_id, gateway)
-            self._engine.submit(request)
+            await asyncio.shield(submitted)
             await end
+        except asyncio.CancelledError:
+            # Behind the submission, or the engine would meet the cancellation first and then run for nobody.
+            submitted.add_done_callback(lambda done: done.exception() or self._engine.cancel(name))
+            raise
         finally:
-            del self._ends[request.request_id]
-            self._publisher.forget(request.request_id)
-            if not end.done() or end.cancelled():
-                self._engine.cancel(request.request_id)
+            del self._ends[name]
+            self._publisher.forget(name)
 
     def on_round(self, chunks: Sequence[tuple[str, TokenChunk]], snapshot: LoadSnapshot) -> None:
         """On the engine thread: send the chunks, then wake the calls whose request ended in this round."""
         self._publisher.publish(chunks, snapshot)
-        ended = [request_id for request_id, chunk in chunks if chunk.finish is not None]
+        ended = [name for name, chunk in chunks if chunk.finish is not None]
         if ended:
             self._loop.call_soon_threadsafe(self._end, ended, None)
 
-    def on_lost(self, request_ids: Sequence[str]) -> None:
+    def on_lost(self, names: Sequence[str]) -> None:
         """On any thread: the gateway of these requests is gone, so nobody reads their tokens."""
-        for request_id in request_ids:
-            self._engine.cancel(request_id)
-        self._loop.call_soon_threadsafe(self._end, request_ids, TargetLost("the gateway went away"))
+        for name in names:
+            self._engine.cancel(name)
+        self._loop.call_soon_threadsafe(self._end, names, TargetLost("the gateway went away"))
 
-    def _end(self, request_ids: Sequence[str], error: TargetLost | None) -> None:
-        for request_id in request_ids:
-            end = self._ends.get(request_id)
+    def _end(self, names: Sequence[str], error: TargetLost | None) -> None:
+        for name in names:
+            end = self._ends.get(name)
             if end is None or end.done():
                 continue
             if error is None:

@@ -4,54 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from outrider.errors import EngineFault, NotReady, TargetLost
-from outrider.types import GenerationRequest, LoadSnapshot, TokenChunk
+from outrider.types import GenerationRequest
+from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-    from outrider.engine import EngineLoop
+    from outrider.engine import Engine
     from outrider_deployments.config import ModelConfig, Timeouts
     from outrider_deployments.preflight import ModelPaths
-    from outrider_deployments.supervisor import DrafterAddress
+    from outrider_deployments.supervisor import DrafterSupervisor
 
-__all__ = ["OpenRequests", "TargetReplica"]
+__all__ = ["TargetReplica"]
 
 logger = logging.getLogger(__name__)
 
-
-class Engine(Protocol):
-    """What this module asks of `outrider.engine.EngineLoop`."""
-
-    def submit(self, request: GenerationRequest) -> None: ...
-    def cancel(self, request_id: str) -> None: ...
+CLOSE_S = 5.0
 
 
-class OpenRequests:
-    """Ties each open handle call to its request in the engine: ends together, is cancelled together.
+class TargetReplica:
+    """Serve places it and opens one call per request; everything a round needs goes over sockets of its own."""
 
-    Lives on the replica's event loop; `on_round` alone is called on the engine thread.
-    """
+    async def __init__(
+        self, name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts, draft: DeploymentHandle | None
+    ) -> None:
+        # Torch is imported here, not by the driver that only names this class.
+        from outrider.engine import EngineLoop
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._ended: dict[str, asyncio.Future[None]] = {}
-        self._engine: Engine | None = None
-        self._publisher: TokenPublisher | None = None
+        engine = await asyncio.to_thread(_load, name, model, paths, timeouts)
+        self._engine = EngineLoop(engine, lambda chunks, load: self._requests.on_round(chunks, load))
+        self._publisher = TokenPublisher(self._engine.snapshot, lambda ids: self._requests.on_lost(ids))
+        self._requests = OpenRequests(self._engine, self._publisher)
+        self._engine.start()
+        self._supervisor = self._supervise(draft, timeouts)
+        self._supervision = asyncio.ensure_future(self._supervisor.run()) if self._supervisor else None
 
-    def wire(self, engine: Engine, publisher: TokenPublisher) -> None:
-        self._engine, self._publisher = engine, publisher
+    async def generate(self, request: GenerationRequest, gateway: str) -> None:
+        """Open until the request has ended; its tokens go to `gateway`, the address of a token channel."""
+        await self._requests.run(request, gateway)
 
-    def on_round(self, chunks: Sequence[tuple[str, TokenChunk]], snapshot: LoadSnapshot) -> None:
-        """Send the round's chunks, then wake the calls whose request ended in it."""
-        assert self._publisher is not None
-        self._publisher.publish(chunks, snapshot)
-        if ended := [request_id for request_id, chunk in chunks if chunk.finish is not None]:
-            self._loop.call_soon_threadsafe(self._end, ended, None)
+    async def attach_gateway(self, gateway: str) -> None:
+        """Report load to the token channel at `gateway` from now on."""
+        self._publisher.attach(gateway)
+
+    async def drafter_refusal(self) -> str | None:
+        """Why this target's drafter is not used, if it was refused for good."""
+        return self._supervisor.refusal if self._supervisor else None
+
+    def check_health(self) -> None:
+        """Serve's health check: raises once the engine thread is gone, and Serve starts another replica."""
+        if not self._engine.alive:
+            raise RuntimeError("the engine thread ended")
+
+    async def __del__(self) -> None:
+        """Serve calls this after the last open request has ended."""
+        if not hasattr(self, "_requests"):
+            return
+        if self._supervision is not None:
+            self._supervision.cancel()
+        await asyncio.to_thread(self._engine.close, CLOSE_S)
+        await asyncio.to_thread(self._publisher.close)
+
+    def _supervise(self, draft: DeploymentHandle | None, timeouts: Timeouts) -> DrafterSupervisor | None:
+        hello = self._engine.info.hello
+        if draft is None or hello is None:
+            return None
+        from outrider.link import ZmqDraftLink
+        from outrider_deployments.supervisor import DrafterSupervisor
+
+        async def locate() -> object:
+            return await draft.endpoint.remote()
+
+        return DrafterSupervisor(
+            self._engine, locate, lambda endpoint: ZmqDraftLink.connect(endpoint, hello, timeouts.link_s)
+        )
 
 
-class TargetReplica: ...
+def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) -> Engine:
+    """The engine of one target; measures its step-cost curve here, because one from another machine would be wrong."""
+    import torch
+    from ray import serve
+
+    from outrider.engine import Engine, EngineSettings, TargetModel, measure_step_curve
+
+    role = model.target
+    torch.set_num_threads(role.threads)
+    dtype: torch.dtype = getattr(torch, role.dtype)
+    target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=role.device)
+    block = 1 + (target.projection.block_size if target.projection else 0)
+    curve = measure_step_curve(target, max_tokens=min(256, model.max_running_requests * block))
+    settings = EngineSettings(
+        model=name,
+        replica=serve.get_replica_context().replica_id.unique_id,
+        kv_blocks=model.kv_blocks,
+        max_running_requests=model.max_running_requests,
+        max_queued_requests=model.max_queued_requests,
+        draft_timeout_s=timeouts.link_s,
+    )
+    return Engine(target, settings, curve)

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -160,8 +161,9 @@ class TokenPublisher:
                 lost = self._drop_disconnected()
                 speak = not self._round_sent and unchanged % IDLE_PULSES == 0
                 self._round_sent = False
+                stamped = replace(now, time_s=time.time())  # the engine stamps changes; this says it is still so
                 for endpoint in list(self._gateways) if speak else ():
-                    lost += self._send(endpoint, (), now)
+                    lost += self._send(endpoint, (), stamped)
             said = now
             if lost:
                 self._on_lost(lost)

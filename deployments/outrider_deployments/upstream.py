@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
-from outrider.errors import NotReady, OutriderError, TargetLost
+from outrider.errors import InvalidRequest, NotReady, OutriderError, TargetLost
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
 from outrider_deployments.token_channel import RoundMessage, TokenReceiver
 
@@ -65,11 +65,13 @@ class ServeUpstream:
         fresh = [load for heard_s, load in self._loads.values() if heard_s > horizon]
         return min(fresh, key=lambda load: load.running_requests + load.queued_requests, default=None)
 
-    async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncIterator[TokenChunk]:
+    async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
         """Chunks until the one with a finish; closing the iterator cancels the request in the engine.
 
         Raises TargetLost when the replica dies or tokens were lost on the way, and what the engine refused with.
         """
+        if request.request_id in self._streams:
+            raise InvalidRequest(f"a request with the id {request.request_id} is already running")
         arrived: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
         self._streams[request.request_id] = arrived
         call = self._target.generate(request, self._gateway)
