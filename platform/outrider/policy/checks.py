@@ -6,7 +6,7 @@ document; whatever is not of the expected kind is skipped here, because the sche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from outrider.policy.document import Document
 from outrider.policy.keys import DEMO_KEY, hash_key
@@ -114,23 +114,7 @@ def warnings(spec: PolicySpec, document: Document) -> Iterator[Problem]:
         if tenant.max_depth is not None and tenant.max_depth > bound:
             message = f"has no effect: tier '{tenant.tier}' allows {bound} at most"
             yield document.problem(("tenants", name, "max_depth"), message)
-    yield from _unused(spec, document)
-
-
-def _unused(spec: PolicySpec, document: Document) -> Iterator[Problem]:
-    tenants, tiers = spec.tenants.values(), spec.tiers.values()
-    used = {
-        "models": {model for tenant in tenants for model in tenant.models},
-        "tiers": {tenant.tier for tenant in tenants},
-        "batch_classes": {each for tier in tiers for each in (tier.batch_class, *tier.also_batch_classes)},
-    }
-    defined: dict[str, Iterable[str]] = {
-        "models": spec.models,
-        "tiers": spec.tiers,
-        "batch_classes": spec.batch_classes,
-    }
-    for section, names in defined.items():
-        for name in names:
-            if name not in used[section]:
-                what = "no tenant may use it" if section == "models" else "nothing refers to it"
-                yield document.problem((section, name), what, at_key=True)
+    granted = {model for tenant in spec.tenants.values() for model in tenant.models}
+    for name in spec.models:
+        if name not in granted:
+            yield document.problem(("models", name), "no tenant may use it", at_key=True)
