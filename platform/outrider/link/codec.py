@@ -17,7 +17,7 @@ from torch import Tensor
 from outrider.errors import LinkError
 from outrider.link.messages import DraftBlock, DrafterWelcome, DraftRound, TargetHello
 
-__all__ = ["Bye", "Hello", "LinkMessage", "Refusal", "Welcome", "decode", "encode"]
+__all__ = ["Buffer", "Bye", "Hello", "LinkMessage", "Refusal", "Welcome", "decode", "encode"]
 
 Buffer = bytes | bytearray | memoryview
 
