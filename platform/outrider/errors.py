@@ -87,9 +87,7 @@ class OutriderError(Exception):
         return (_rebuild, (type(self), self.message, self.param, self.retry_after_s))
 
 
-def _rebuild(
-    kind: type[OutriderError], message: str, param: str | None, retry_after_s: float | None
-) -> OutriderError:
+def _rebuild(kind: type[OutriderError], message: str, param: str | None, retry_after_s: float | None) -> OutriderError:
     return kind(message, param=param, retry_after_s=retry_after_s)
 
 

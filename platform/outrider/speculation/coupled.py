@@ -7,8 +7,21 @@ of the target under that seed, whatever the drafter, depth or scheduler (Daliri 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["accepted_length", "verify"]
+from torch import Tensor
+
+from outrider.speculation.sampling import RowSampling, choose
+
+__all__ = ["CoupledRule", "LogitsProcessor", "accepted_length"]
+
+
+class LogitsProcessor(Protocol):
+    """Changes a row's logits by the tokens before it. Rows of a draft see the drafted tokens as history."""
+
+    def __call__(self, logits: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [n, V] for rows whose next token follows the given token ids (n of them)."""
 
 
 def accepted_length(drafted: Sequence[int], chosen: Sequence[int]) -> int:
@@ -24,6 +37,24 @@ def accepted_length(drafted: Sequence[int], chosen: Sequence[int]) -> int:
     return accepted
 
 
-def verify(drafted: Sequence[int], chosen: Sequence[int]) -> list[int]:
-    """The tokens one round emits: the accepted run and the target's own next choice, 1 to ℓ+1 tokens."""
-    return list(chosen[: accepted_length(drafted, chosen) + 1])
+@dataclass(frozen=True, slots=True)
+class CoupledRule:
+    """How the engine turns target logits into tokens; `processors` are applied in order before sampling."""
+
+    processors: tuple[LogitsProcessor, ...] = ()
+
+    def choose(
+        self, logits: Tensor, rows: RowSampling, positions: Tensor, prefixes: Sequence[Sequence[int]] | None
+    ) -> list[int]:
+        """The target's own token for each row: logits [n, V], positions int64 [n] of the tokens being chosen.
+
+        prefixes are the n token histories, drafted tokens included; None when there is no processor.
+        """
+        for processor in self.processors:
+            logits = processor(logits, prefixes or ())
+        return choose(logits, rows, positions).tolist()
+
+    def emit(self, drafted: Sequence[int], chosen: Sequence[int]) -> tuple[list[int], int]:
+        """The tokens of one round, 1 to ℓ+1 of them, and how many of the draft were accepted."""
+        accepted = accepted_length(drafted, chosen)
+        return list(chosen[: accepted + 1]), accepted

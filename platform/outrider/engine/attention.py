@@ -1,0 +1,150 @@
+"""Ragged paged attention behind `transformers`' attention interface.
+
+A step's tokens come flat, as one row of a batch of one; only `PagedBatch` knows which sequence a token belongs to.
+Shapes: B flat tokens, R sequences of a group, Q query tokens per sequence (padded), S context slots per sequence
+(padded), H query heads, K key/value heads, G = H / K, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+__all__ = ["ATTENTION_NAME", "AttentionGroup", "PagedBatch", "Span", "paged_attention"]
+
+ATTENTION_NAME = "outrider_paged"
+
+_LONG_QUERY = 32
+"""Spans with more query tokens than this are attended alone: padding short ones to them would waste the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The consecutive tokens of one sequence in a step: `length` of them, the first at position `start`.
+
+    slots: int64 slots of the sequence's positions from 0, at least start + length of them.
+    """
+
+    start: int
+    length: int
+    slots: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Sequences attended in one call. All tensors are shared by every layer of the step.
+
+    queries: flat token of each padded query, int64 [R·Q]; context: slot of each padded context position, int64 [R·S];
+    mask: additive fp [R, 1, G·Q, S]; real: which padded queries are real tokens, int64 [tokens], None when all are.
+    """
+
+    requests: int
+    queries: Tensor
+    context: Tensor
+    mask: Tensor
+    real: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class PagedBatch:
+    """What attention must know of one step: where new keys go, and who attends to whom.
+
+    write: slot of every flat token, int64 [B]; kv: the cache's layers; order: where each flat token's output lies in
+    the concatenated group outputs, int64 [B], None when they are already in order.
+    """
+
+    write: Tensor
+    groups: tuple[AttentionGroup, ...]
+    kv: list[Tensor]
+    order: Tensor | None
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], kv: list[Tensor], *, query_groups: int) -> PagedBatch:
+        """Describe a step whose flat tokens are the given spans, one after another."""
+        device, dtype = kv[0].device, kv[0].dtype
+        firsts = [0]
+        for span in spans:
+            firsts.append(firsts[-1] + span.length)
+        short = [i for i, span in enumerate(spans) if span.length <= _LONG_QUERY]
+        members = ([short] if short else []) + [[i] for i, s in enumerate(spans) if s.length > _LONG_QUERY]
+        groups = tuple(_group([spans[i] for i in m], [firsts[i] for i in m], query_groups, dtype) for m in members)
+        write = torch.cat([span.slots[span.start : span.start + span.length] for span in spans])
+        order = None
+        flat = [i for member in members for i in member]
+        if flat != list(range(len(spans))):
+            tokens = torch.cat([torch.arange(firsts[i], firsts[i + 1], device=device) for i in flat])
+            order = torch.empty_like(tokens)
+            order[tokens] = torch.arange(len(tokens), device=device)
+        return cls(write, groups, kv, order)
+
+
+def _group(spans: list[Span], firsts: list[int], query_groups: int, dtype: torch.dtype) -> AttentionGroup:
+    device = spans[0].slots.device
+    longest = max(span.length for span in spans)
+    context = max(span.start + span.length for span in spans)
+    starts = torch.tensor([span.start for span in spans], device=device)
+    lengths = torch.tensor([span.length for span in spans], device=device)
+    offsets = torch.arange(longest, device=device)
+    inside = offsets < lengths[:, None]
+    first = torch.tensor(firsts, device=device)
+    queries = torch.where(inside, first[:, None] + offsets, 0)
+
+    slots = torch.zeros(len(spans), context, dtype=torch.int64, device=device)
+    for row, span in enumerate(spans):
+        slots[row, : span.start + span.length] = span.slots[: span.start + span.length]
+    visible = torch.arange(context, device=device) <= (starts[:, None] + offsets.clamp(max=longest))[:, :, None]
+    visible &= torch.arange(context, device=device) < (starts + lengths)[:, None, None]
+    mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
+    mask = mask.repeat(1, query_groups, 1)[:, None]
+    real = None if bool(inside.all()) else inside.reshape(-1).nonzero()[:, 0]
+    return AttentionGroup(len(spans), queries.reshape(-1), slots.reshape(-1), mask, real)
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    paged: PagedBatch,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Write the step's keys and values [1, K, B, D] to their slots, then attend query [1, H, B, D].
+
+    Query heads of one key/value head are folded into the query length, so keys and values are never repeated.
+    Returns [1, B, H, D] and no weights.
+    """
+    kv = paged.kv[module.layer_idx]  # type: ignore[index]
+    kv.index_copy_(0, paged.write, torch.stack((key[0], value[0])).permute(2, 0, 1, 3))
+    heads, head_dim = query.shape[1], query.shape[3]
+    kv_heads = key.shape[1]
+    flat_query = query[0].transpose(0, 1)
+    outputs = []
+    for group in paged.groups:
+        rows = group.requests
+        past = kv.index_select(0, group.context).view(rows, -1, 2, kv_heads, head_dim)
+        folded = flat_query.index_select(0, group.queries).view(rows, -1, kv_heads, heads // kv_heads, head_dim)
+        length = folded.shape[1]
+        out = scaled_dot_product_attention(
+            folded.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, head_dim),
+            past[:, :, 0].transpose(1, 2),
+            past[:, :, 1].transpose(1, 2),
+            attn_mask=group.mask,
+            scale=scaling,
+        )
+        out = out.view(rows, kv_heads, -1, length, head_dim).permute(0, 3, 1, 2, 4).reshape(-1, heads, head_dim)
+        outputs.append(out if group.real is None else out.index_select(0, group.real))
+    merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    if paged.order is not None:
+        merged = merged.index_select(0, paged.order)
+    return merged[None], None
+
+
+AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -1,0 +1,147 @@
+"""The engine's side of the draft link: which rows the drafter lacks, what it proposes, what to do when it is gone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.engine.cache import PagedCache
+from outrider.engine.sequence import Sequence
+from outrider.errors import LinkError
+from outrider.link import DraftBlock, DraftLink, DraftRound
+from outrider.speculation import RowSampling
+
+__all__ = ["Drafting", "Proposals"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Blocks for R sequences: tokens per sequence (γ each), prefix survival a_j float64 [R, γ], seconds waited."""
+
+    tokens: list[list[int]]
+    survival: NDArray[np.float64]
+    wait_s: float
+
+
+class Drafting:
+    """Owns the link. Without one, or after a LinkError, every method is a no-op and rounds run at depth 0.
+
+    Appends are keyed by sequence and committed length, so nothing ever rolls back: rows the drafter lacks are read
+    from the cache's feature plane, whether it lags one round or starts anew after a restart.
+    """
+
+    def __init__(self, cache: PagedCache, timeout_s: float) -> None:
+        self._cache = cache
+        self._timeout_s = timeout_s
+        self._link: DraftLink | None = None
+        self._round = 0
+        self._frees: list[int] = []
+        self.lost = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a drafter is attached."""
+        return self._link is not None
+
+    @property
+    def block_size(self) -> int:
+        """γ of the attached drafter, 0 without one."""
+        return self._link.welcome.block_size if self._link else 0
+
+    def attach(self, link: DraftLink, sequences: Seq[Sequence]) -> None:
+        """Use `link` from the next round on; it is refilled from nothing."""
+        self.detach()
+        self._link = link
+        self._frees.clear()
+        for sequence in sequences:
+            sequence.draft_held = 0
+
+    def detach(self) -> None:
+        """Let the drafter go, if there is one."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def forget(self, sequence: Sequence) -> None:
+        """Tell the drafter, with the next round, that a sequence has ended."""
+        if self._link is not None and sequence.draft_held > 0:
+            self._frees.append(sequence.key)
+
+    def flush(self) -> None:
+        """Send pending farewells now: called when no round is going to carry them."""
+        if self._link is not None and self._frees:
+            self._exchange([], RowSampling.of([], [], [], []))
+
+    def propose(self, sequences: Seq[Sequence], sampling: RowSampling) -> Proposals | None:
+        """Blocks for the decoding sequences, or None when there is no drafter (any more) or nothing to propose."""
+        if self._link is None or not sequences:
+            return None
+        started = time.perf_counter()
+        block = self._exchange(sequences, sampling)
+        if block is None:
+            return None
+        survival = torch.sigmoid(block.confidence_logits).double().cumprod(dim=1).numpy()
+        missing = set(block.missing)
+        for row, sequence in enumerate(sequences):
+            if sequence.key in missing:
+                sequence.draft_held = 0
+                survival[row] = 0.0
+        return Proposals(block.tokens.tolist(), survival, time.perf_counter() - started)
+
+    def _exchange(self, sequences: Seq[Sequence], sampling: RowSampling) -> DraftBlock | None:
+        """One message out, one back; a broken link is dropped and logged once."""
+        link = self._link
+        if link is None:
+            return None
+        self._round += 1
+        message = self._message(link, sequences, sampling)
+        try:
+            link.send(message)
+            block = link.receive(self._timeout_s)
+        except LinkError as error:
+            self.lost += 1
+            _log.warning("drafter lost, going on at depth 0: %s", error.message)
+            self.detach()
+            return None
+        self._frees.clear()
+        for sequence in sequences:
+            sequence.draft_held = sequence.num_computed
+        return block
+
+    def _message(self, link: DraftLink, sequences: Seq[Sequence], sampling: RowSampling) -> DraftRound:
+        lagging = [s for s in sequences if s.draft_held < s.num_computed]
+        slots = [s.slots[s.draft_held : s.num_computed] for s in lagging if s.slots is not None]
+        features = self._cache.features
+        if slots and features is not None:
+            rows = features.index_select(0, torch.cat(slots)).float().cpu()
+        else:
+            rows = torch.empty(0, 0)
+        return DraftRound(
+            epoch=link.welcome.epoch,
+            round=self._round,
+            frees=tuple(self._frees),
+            append_keys=_ints([s.key for s in lagging]),
+            append_starts=_ints([s.draft_held for s in lagging]),
+            append_counts=_ints([s.num_computed - s.draft_held for s in lagging]),
+            rows=rows,
+            propose_keys=_ints([s.key for s in sequences]),
+            anchors=_ints([s.tokens[-1] for s in sequences]),
+            positions=_ints([len(s.tokens) - 1 for s in sequences]),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seeds=sampling.seeds,
+            choices=sampling.choices,
+        )
+
+
+def _ints(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

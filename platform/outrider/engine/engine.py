@@ -1,0 +1,398 @@
+"""The engine: continuous batching with speculative rounds. A step is schedule → run → commit.
+
+One thread owns an Engine; `outrider.engine.loop` is that thread. Nothing here knows of Ray or HTTP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from outrider.engine.attention import Span
+from outrider.engine.blocks import BlockPool
+from outrider.engine.drafting import Drafting, Proposals
+from outrider.engine.load import AcceptanceMeter, Smoothed
+from outrider.engine.sequence import Sequence
+from outrider.engine.settings import EngineSettings
+from outrider.engine.target import FlatBatch, TargetModel
+from outrider.errors import ContextLengthExceeded, InvalidRequest, Overloaded
+from outrider.link import DraftLink
+from outrider.scheduling import StepCostCurve, algorithm1
+from outrider.speculation import CoupledRule, RowSampling
+from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
+
+__all__ = ["Engine", "Plan", "RoundTimes"]
+
+_log = logging.getLogger(__name__)
+
+Chunks = list[tuple[str, TokenChunk]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one step computes: each decoding sequence with its admitted draft, each prefilling one with its chunk."""
+
+    decoding: list[tuple[Sequence, list[int]]]
+    prefill: list[tuple[Sequence, int]]
+    sampling: RowSampling
+    """One row per decoding sequence, then one per prefilling sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTimes:
+    """Where one step's time went, seconds."""
+
+    draft_s: float
+    schedule_s: float
+    run_s: float
+    commit_s: float
+    tokens: int
+    requests: int
+
+
+class Engine:
+    """Sequences, memory and the step of one target replica."""
+
+    def __init__(
+        self,
+        target: TargetModel,
+        settings: EngineSettings,
+        curve: StepCostCurve,
+        rule: CoupledRule | None = None,
+    ) -> None:
+        self.target = target
+        self.settings = settings
+        self.rule = rule or CoupledRule()
+        self.curve = curve
+        self.pool = BlockPool(settings.kv_blocks, settings.block_size)
+        self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
+        self.drafting = Drafting(self.cache, settings.draft_timeout_s)
+        self.running: list[Sequence] = []
+        self.queue: deque[Sequence] = deque()
+        self.last_times: RoundTimes | None = None
+        self.epoch = secrets.randbits(63)
+        self._keys = itertools.count(secrets.randbits(48) << 14)
+        block_size = target.projection.block_size if target.projection else 0
+        self._acceptance = AcceptanceMeter(block_size)
+        self._round_s, self._draft_s, self._host_s, self._price = (Smoothed() for _ in range(4))
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.running and not self.queue
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises InvalidRequest for an empty prompt or a token outside the vocabulary, ContextLengthExceeded when prompt
+        and output do not fit the context or the memory, Overloaded when the queue is full.
+        """
+        prompt, wanted = request.prompt_token_ids, request.sampling.max_tokens
+        if not prompt:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        if wanted < 1:
+            raise InvalidRequest(f"max_tokens must be 1 or more, not {wanted}", param="max_tokens")
+        if min(prompt) < 0 or max(prompt) >= self.target.vocab_size:
+            raise InvalidRequest(
+                f"a prompt token is outside the vocabulary of {self.target.vocab_size}", param="prompt"
+            )
+        room = min(self.target.context_tokens, self.pool.total * self.settings.block_size)
+        if len(prompt) + wanted > room:
+            raise ContextLengthExceeded(
+                f"{len(prompt)} prompt tokens and {wanted} requested exceed the context of {room} tokens",
+                param="max_tokens",
+            )
+        if len(self.queue) >= self.settings.max_queued_requests:
+            raise Overloaded(f"{len(self.queue)} requests are queued for {self.settings.model}", retry_after_s=1.0)
+        self.queue.append(Sequence(request, next(self._keys), time.monotonic(), list(prompt)))
+
+    def cancel(self, request_id: str) -> Chunks:
+        """End a request now, queued or running; unknown ones are ignored."""
+        for sequence in (*self.running, *self.queue):
+            if sequence.request.request_id == request_id:
+                sequence.finish = FinishReason.CANCELLED
+                return [self._retire(sequence)]
+        return []
+
+    def fail(self, error: str) -> Chunks:
+        """End every running request with an error: a step that raised left their state unknown."""
+        failed = []
+        for sequence in list(self.running):
+            sequence.finish = FinishReason.ERROR
+            request_id, chunk = self._retire(sequence)
+            failed.append((request_id, TokenChunk((), finish=chunk.finish, summary=chunk.summary, error=error)))
+        return failed
+
+    def attach_drafter(self, link: DraftLink) -> None:
+        """Draft through `link` from the next round on; running sequences are refilled from the feature plane."""
+        self.drafting.attach(link, self.running)
+
+    def step(self) -> Chunks:
+        """One round for everything that is running; returns what each request gained."""
+        started = time.perf_counter()
+        self._admit()
+        plan, draft_s = self._schedule()
+        if not plan.decoding and not plan.prefill:
+            return []
+        scheduled = time.perf_counter()
+        batch, owners = self._flatten(plan)
+        chosen = self._run(plan, batch, owners)
+        ran = time.perf_counter()
+        chunks = self._commit(plan, chosen)
+        self._account(plan, batch, draft_s, started, scheduled, ran)
+        return chunks
+
+    # schedule
+
+    def _admit(self) -> None:
+        """Start queued requests, first come first served, as long as memory for their whole length is free."""
+        while self.queue and len(self.running) < self.settings.max_running_requests:
+            sequence = self.queue[0]
+            needed = self.pool.blocks_for(sequence.prompt_tokens + sequence.request.sampling.max_tokens)
+            if needed > self.pool.free:
+                return
+            self.queue.popleft()
+            sequence.blocks = self.pool.allocate(needed)
+            sequence.slots = self.cache.slots_of(sequence.blocks)
+            sequence.admitted_s = time.monotonic()
+            self.running.append(sequence)
+
+    def _schedule(self) -> tuple[Plan, float]:
+        decoding = [s for s in self.running if s.decoding]
+        prefilling = [s for s in self.running if not s.decoding]
+        sampling = _row_sampling(decoding + prefilling)
+        step_tokens = min([self.settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
+        prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
+        drafts: list[list[int]] = [[] for _ in decoding]
+        caps = self._depth_caps(decoding, step_tokens)
+        drafted = [row for row, cap in enumerate(caps) if cap > 0]
+        wait_s = 0.0
+        if drafted and self.drafting.ready:
+            rows = sampling.index(torch.tensor(drafted))
+            proposals = self.drafting.propose([decoding[row] for row in drafted], rows)
+            if proposals is not None:
+                wait_s = proposals.wait_s
+                others = len(decoding) - len(drafted) + sum(length for _, length in prefill)
+                self._cut(decoding, drafted, proposals, caps, others, drafts)
+        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling), wait_s
+
+    def _prefill_chunks(
+        self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
+    ) -> list[tuple[Sequence, int]]:
+        """Prompt tokens of this step: what the batch classes of the decoding requests tolerate, one block at least."""
+        budget = self.settings.max_step_tokens
+        if decoding:
+            share = min(s.request.batch_class.prefill_share for s in decoding)
+            budget = min(int(share * step_tokens), step_tokens - len(decoding))
+            budget = max(budget, self.settings.block_size)
+        chunks = []
+        for sequence in prefilling:
+            length = min(len(sequence.tokens) - sequence.num_computed, budget)
+            if length > 0:
+                chunks.append((sequence, length))
+                budget -= length
+        return chunks
+
+    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
+        """Largest ℓ per decoding request: its own limit, and an equal share of the step."""
+        block_size = self.drafting.block_size
+        share = max(0, step_tokens // max(1, len(decoding)) - 1)
+        return [min(sequence.depth_limit(block_size), share) for sequence in decoding]
+
+    def _cut(
+        self,
+        decoding: list[Sequence],
+        drafted: list[int],
+        proposals: Proposals,
+        caps: list[int],
+        others: int,
+        drafts: list[list[int]],
+    ) -> None:
+        """Admit a prefix of each block by Algorithm 1 on the whole round's cost."""
+        depths = algorithm1(
+            proposals.survival,
+            np.array([caps[row] for row in drafted]),
+            self.curve,
+            fixed_s=proposals.wait_s + self._host_s.value,
+            other_tokens=others,
+        )
+        for place, row in enumerate(drafted):
+            drafts[row] = proposals.tokens[place][: int(depths[place])]
+            decoding[row].drafted_tokens += len(proposals.tokens[place])
+
+    # run
+
+    def _flatten(self, plan: Plan) -> tuple[FlatBatch, list[int]]:
+        """The flat batch of a plan, and for every logit row the sampling row it belongs to."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        spans: list[Span] = []
+        logit_rows: list[int] = []
+        owners: list[int] = []
+        for row, (sequence, draft) in enumerate(plan.decoding):
+            start, length = sequence.num_computed, 1 + len(draft)
+            logit_rows.extend(range(len(tokens), len(tokens) + length))
+            owners.extend([row] * length)
+            tokens += [sequence.tokens[-1], *draft]
+            positions.extend(range(start, start + length))
+            spans.append(_span(sequence, length))
+        for row, (sequence, length) in enumerate(plan.prefill, start=len(plan.decoding)):
+            start = sequence.num_computed
+            tokens += sequence.tokens[start : start + length]
+            positions.extend(range(start, start + length))
+            spans.append(_span(sequence, length))
+            if start + length == len(sequence.tokens):
+                logit_rows.append(len(tokens) - 1)
+                owners.append(row)
+        device = self.target.device
+        batch = FlatBatch(
+            torch.tensor(tokens, device=device),
+            torch.tensor(positions, device=device),
+            tuple(spans),
+            torch.tensor(logit_rows, device=device) if logit_rows else None,
+        )
+        return batch, owners
+
+    @torch.inference_mode()
+    def _run(self, plan: Plan, batch: FlatBatch, owners: list[int]) -> list[int]:
+        """The target's own choice at every logit row."""
+        logits = self.target.forward(batch, self.cache)
+        if logits is None or batch.logit_rows is None:
+            return []
+        rows = plan.sampling.index(torch.tensor(owners))
+        chosen_at = batch.positions.index_select(0, batch.logit_rows) + 1
+        prefixes = _prefixes(plan) if self.rule.processors else None
+        return self.rule.choose(logits.cpu(), rows, chosen_at.cpu(), prefixes)
+
+    # commit
+
+    def _commit(self, plan: Plan, chosen: list[int]) -> Chunks:
+        chunks: Chunks = []
+        now = time.monotonic()
+        row = 0
+        for sequence, draft in plan.decoding:
+            choices = chosen[row : row + len(draft) + 1]
+            row += len(choices)
+            emitted, accepted = self.rule.emit(draft, choices)
+            chunks.append(self._extend(sequence, emitted, len(draft), accepted))
+        for sequence, length in plan.prefill:
+            sequence.num_computed += length
+            if sequence.num_computed == len(sequence.tokens):
+                sequence.first_token_s = now
+                chunks.append(self._extend(sequence, [chosen[row]], None, 0))
+                row += 1
+        if self.drafting.ready and not any(s.decoding for s in self.running):
+            self.drafting.flush()
+        return chunks
+
+    def _extend(
+        self, sequence: Sequence, emitted: list[int], admitted: int | None, accepted: int
+    ) -> tuple[str, TokenChunk]:
+        """Commit a round's tokens to a sequence; an end token inside the run cuts it there.
+
+        After the cut `num_computed` is one short of the tokens: rejected and cut positions are simply run again.
+        """
+        sampling = sequence.request.sampling
+        ends = () if sampling.ignore_eos else self.target.eos_token_ids
+        for place, token in enumerate(emitted):
+            if token in ends or token in sampling.stop_token_ids:
+                emitted = emitted[: place + 1]
+                sequence.finish = FinishReason.STOP
+                break
+        if admitted is not None:
+            counted = min(accepted, len(emitted))
+            tried = admitted if sequence.finish is None else min(admitted, len(emitted))
+            sequence.rounds.append((tried, counted))
+            self._acceptance.add(tried, counted)
+        sequence.tokens += emitted
+        sequence.num_computed = len(sequence.tokens) - 1
+        if sequence.finish is None and sequence.remaining <= 0:
+            sequence.finish = FinishReason.LENGTH
+        if sequence.finish is None:
+            return sequence.request.request_id, TokenChunk(tuple(emitted))
+        return self._retire(sequence, tuple(emitted))
+
+    def _retire(self, sequence: Sequence, tokens: tuple[int, ...] = ()) -> tuple[str, TokenChunk]:
+        """Free everything a finished sequence holds and make its last chunk."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.pool.release(sequence.blocks)
+        else:
+            self.queue.remove(sequence)
+        self.drafting.forget(sequence)
+        sequence.blocks, sequence.slots = [], None
+        chunk = TokenChunk(tokens, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
+        return sequence.request.request_id, chunk
+
+    # load
+
+    def _account(
+        self, plan: Plan, batch: FlatBatch, draft_s: float, started: float, scheduled: float, ran: float
+    ) -> None:
+        now = time.perf_counter()
+        tokens = len(batch.token_ids)
+        host_s = (scheduled - started - draft_s) + (now - ran)
+        self.last_times = RoundTimes(
+            draft_s, scheduled - started - draft_s, ran - scheduled, now - ran, tokens, len(plan.decoding)
+        )
+        self._host_s.add(host_s)
+        if not plan.decoding:
+            return
+        self._round_s.add(now - started)
+        if draft_s:
+            self._draft_s.add(draft_s)
+        emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
+        ahead = self.curve.seconds_at(np.array([tokens, tokens + 1]))
+        self._price.add(emitted / (now - started) * float(ahead[1] - ahead[0]))
+
+    def snapshot(self) -> LoadSnapshot:
+        """The replica's load now."""
+        return LoadSnapshot(
+            model=self.settings.model,
+            replica=self.settings.replica,
+            epoch=self.epoch,
+            time_s=time.time(),
+            queued_requests=len(self.queue),
+            queued_tokens=sum(s.prompt_tokens for s in self.queue)
+            + sum(len(s.tokens) - s.num_computed for s in self.running if not s.decoding),
+            running_requests=len(self.running),
+            kv_blocks_used=self.pool.used,
+            kv_blocks_total=self.pool.total,
+            price_s=self._price.value,
+            curve_version=self.curve.version,
+            step_curve=self.curve.points(),
+            draft_s=self._draft_s.value if self.drafting.ready else 0.0,
+            round_s=self._round_s.value,
+            acceptance_tokens=self._acceptance.expected_tokens() if self.drafting.ready else (1.0,),
+            drafter_ready=self.drafting.ready,
+            context_tokens=min(self.target.context_tokens, self.pool.total * self.settings.block_size),
+            max_running_requests=self.settings.max_running_requests,
+        )
+
+
+def _span(sequence: Sequence, length: int) -> Span:
+    slots = sequence.slots
+    return Span(sequence.num_computed, length, slots if slots is not None else torch.empty(0, dtype=torch.int64))
+
+
+def _prefixes(plan: Plan) -> list[list[int]]:
+    """The tokens before each logit row's choice: a draft's rows see the draft."""
+    decoding = [s.tokens + draft[:k] for s, draft in plan.decoding for k in range(len(draft) + 1)]
+    return decoding + [s.tokens for s, length in plan.prefill if s.num_computed + length == len(s.tokens)]
+
+
+def _row_sampling(sequences: list[Sequence]) -> RowSampling:
+    requests = [sequence.request for sequence in sequences]
+    return RowSampling.of(
+        [r.sampling.temperature for r in requests],
+        [r.sampling.top_p for r in requests],
+        [r.sampling.seed for r in requests],
+        [r.choice_index for r in requests],
+    )

@@ -1,0 +1,52 @@
+"""What the engine knows of its own load and of how its drafts fare: the numbers a snapshot carries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["AcceptanceMeter", "Smoothed"]
+
+
+class Smoothed:
+    """An exponentially weighted mean; 0 before the first sample."""
+
+    def __init__(self, weight: float = 0.1) -> None:
+        self._weight = weight
+        self.value = 0.0
+        self.samples = 0
+
+    def add(self, sample: float) -> None:
+        """Take a sample; the first ones are averaged evenly, so that one cold start does not stick."""
+        self.samples += 1
+        weight = max(self._weight, 1.0 / self.samples)
+        self.value += weight * (sample - self.value)
+
+
+class AcceptanceMeter:
+    """Conditional acceptance by slot, from rounds whose admitted depths differ.
+
+    Slot k counts as tried when it was admitted and every slot before it was accepted; a trimmed slot says nothing.
+    Counts decay, so the meter follows the traffic. The prior (two tries at 0.7 a slot) only speaks before data does.
+    """
+
+    _PRIOR_TRIES = 2.0
+    _PRIOR_RATE = 0.7
+    _DECAY = 0.999
+
+    def __init__(self, block_size: int) -> None:
+        self._tried = np.full(block_size, self._PRIOR_TRIES)
+        self._accepted = np.full(block_size, self._PRIOR_TRIES * self._PRIOR_RATE)
+
+    def add(self, admitted: int, accepted: int) -> None:
+        """One request's round: ℓ admitted draft tokens, a of them accepted."""
+        if admitted == 0:
+            return
+        self._tried *= self._DECAY
+        self._accepted *= self._DECAY
+        self._tried[: min(admitted, accepted + 1)] += 1
+        self._accepted[:accepted] += 1
+
+    def expected_tokens(self) -> tuple[float, ...]:
+        """Expected emitted tokens of a round by depth cap: index ℓ is 1 + Σ_{k≤ℓ} Π_{i≤k} rate_i."""
+        survival = np.cumprod(self._accepted / self._tried)
+        return (1.0, *(float(1.0 + total) for total in np.cumsum(survival)))

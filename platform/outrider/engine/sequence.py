@@ -1,0 +1,76 @@
+"""One request inside the engine: its tokens, its memory, and what happened to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from outrider.types import FinishReason, GenerationRequest, RequestSummary
+
+__all__ = ["Sequence"]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Invariants between steps: `num_computed` < len(tokens); while decoding it is len(tokens) − 1, so that the last
+    token (the anchor) is the only one the target has not processed; `draft_held` ≤ num_computed.
+
+    key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position.
+    draft_held: context rows the attached drafter is known to hold.
+    """
+
+    request: GenerationRequest
+    key: int
+    arrived_s: float
+    tokens: list[int]
+    blocks: list[int] = field(default_factory=list)
+    slots: Tensor | None = None
+    num_computed: int = 0
+    draft_held: int = 0
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+    rounds: list[tuple[int, int]] = field(default_factory=list)
+    drafted_tokens: int = 0
+    finish: FinishReason | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def emitted(self) -> int:
+        """Output tokens so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Output tokens still allowed."""
+        return self.request.sampling.max_tokens - self.emitted
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the prompt is computed and the first token chosen."""
+        return self.emitted > 0
+
+    def depth_limit(self, block_size: int) -> int:
+        """Most draft tokens a round may verify: the block, the request's cap, and one short of what may be emitted."""
+        cap = self.request.depth_cap
+        return max(0, min(block_size, block_size if cap is None else cap, self.remaining - 1))
+
+    def summary(self, now_s: float) -> RequestSummary:
+        """What happened up to now; times in seconds from arrival on."""
+        admitted = self.admitted_s if self.admitted_s is not None else now_s
+        first = self.first_token_s if self.first_token_s is not None else now_s
+        return RequestSummary(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.emitted,
+            rounds=len(self.rounds),
+            drafted_tokens=self.drafted_tokens,
+            admitted_tokens=sum(admitted_ for admitted_, _ in self.rounds),
+            accepted_tokens=sum(accepted for _, accepted in self.rounds),
+            queue_s=admitted - self.arrived_s,
+            prefill_s=first - admitted,
+            decode_s=now_s - first,
+            round_records=tuple(self.rounds),
+        )

@@ -1,0 +1,34 @@
+"""What an operator sets of one engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outrider.errors import InvalidRequest
+
+__all__ = ["EngineSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Sizes and limits of one target replica.
+
+    kv_blocks · block_size is the number of token positions held at once; max_step_tokens caps one step's flat batch;
+    draft_timeout_s is how long a round waits for its block before the drafter is given up.
+    """
+
+    model: str
+    replica: str = "local"
+    kv_blocks: int = 2048
+    block_size: int = 16
+    max_running_requests: int = 64
+    max_queued_requests: int = 256
+    max_step_tokens: int = 512
+    draft_timeout_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("kv_blocks", "block_size", "max_running_requests", "max_step_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"engine setting {name} must be 1 or more, not {getattr(self, name)}", param=name)
+        if self.draft_timeout_s <= 0:
+            raise InvalidRequest("engine setting draft_timeout_s must be positive", param="draft_timeout_s")

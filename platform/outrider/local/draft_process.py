@@ -1,0 +1,32 @@
+"""The drafter as a process of its own: `python -m outrider.local.draft_process DIRECTORY ENDPOINT THREADS`.
+
+Prints `ready` when the endpoint answers, and ends when its standard input closes, so that it never outlives the
+process that started it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from outrider.drafter.model import DSparkModel
+from outrider.drafter.server import DraftServer
+from outrider.link import ZmqDraftService
+
+__all__ = ["main"]
+
+
+def main(directory: str, endpoint: str, threads: str) -> None:
+    """Serve the drafter in `directory` at `endpoint` with `threads` torch threads until standard input closes."""
+    torch.set_num_threads(int(threads))
+    service = ZmqDraftService(DraftServer(DSparkModel.load(Path(directory)), Path(directory).name), endpoint)
+    service.start()
+    print("ready", flush=True)
+    sys.stdin.read()
+    service.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

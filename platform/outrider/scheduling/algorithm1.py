@@ -1,0 +1,48 @@
+"""Algorithm 1 of the DSpark paper: admit draft tokens while they raise the expected throughput of the round."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.scheduling.curve import StepCostCurve
+
+__all__ = ["algorithm1"]
+
+
+def algorithm1(
+    survival: NDArray[np.float64],
+    caps: NDArray[np.int64],
+    curve: StepCostCurve,
+    *,
+    fixed_s: float = 0.0,
+    other_tokens: int = 0,
+) -> NDArray[np.int64]:
+    """Depth ℓ_r for each request, int64 [R].
+
+    survival: prefix survival a_{r,j} = Π_{i≤j} c_{r,i}, float64 [R, γ], non-increasing along a row.
+    caps: largest ℓ_r allowed, int64 [R].
+    curve: T(B) of the target step; fixed_s is what the round costs besides (draft, transfer, bookkeeping).
+    other_tokens: tokens in the same step that are not these requests' (prefill chunks).
+
+    Θ = τ / (fixed_s + T(B)) with τ = Σ_r (1 + Σ_{j≤ℓ_r} a_{r,j}) and B = other_tokens + Σ_r (1 + ℓ_r).
+    Candidates are admitted in descending a, ties broken by slot and then request, never by token values, and the
+    first one that does not strictly raise Θ stops the search. Early stopping keeps the depth of slot k free of anything drawn after it.
+    """
+    requests, slots = survival.shape
+    depths = np.zeros(requests, dtype=np.int64)
+    slot_of = np.tile(np.arange(slots), (requests, 1))
+    open_ = slot_of < caps[:, None]
+    gain = survival[open_]
+    owner = np.broadcast_to(np.arange(requests)[:, None], (requests, slots))[open_]
+    order = np.lexsort((owner, slot_of[open_], -gain))
+    gain, owner = gain[order], owner[order]
+
+    base = other_tokens + requests
+    steps = np.arange(gain.size + 1)
+    expected = requests + np.concatenate(([0.0], np.cumsum(gain)))
+    theta = expected / (fixed_s + curve.seconds_at(base + steps))
+    stops = np.flatnonzero(theta[1:] <= theta[:-1])
+    admitted = int(stops[0]) if stops.size else gain.size
+    np.add.at(depths, owner[:admitted], 1)
+    return depths

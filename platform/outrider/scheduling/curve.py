@@ -1,0 +1,73 @@
+"""How long one target step takes as a function of the tokens in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.errors import CurveError
+
+__all__ = ["StepCostCurve"]
+
+_FLAT_RATIO = 1.02
+
+
+@dataclass(frozen=True, slots=True)
+class StepCostCurve:
+    """T(B): seconds of one target forward over B flat tokens; piecewise linear between measured points.
+
+    tokens ascend strictly and seconds do not decrease. `version` is a fingerprint of both.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+    version: str
+
+    @classmethod
+    def measured(cls, samples: Sequence[tuple[int, float]]) -> StepCostCurve:
+        """Build from (tokens, seconds) samples: the median per size, made monotone by pool-adjacent-violators.
+
+        Raises CurveError when fewer than two sizes were measured, a time is not positive, or the largest step costs
+        no more than the smallest: under a flat curve verification looks free and a planner would verify everything.
+        """
+        sizes = sorted({size for size, _ in samples})
+        if len(sizes) < 2 or sizes[0] < 1:
+            raise CurveError("a step-cost curve needs at least two measured sizes of one token or more")
+        medians = [float(np.median([s for size, s in samples if size == want])) for want in sizes]
+        if not all(np.isfinite(medians)) or min(medians) <= 0:
+            raise CurveError("a step-cost curve needs positive, finite times")
+        seconds = _isotonic(medians)
+        if seconds[-1] < seconds[0] * _FLAT_RATIO:
+            raise CurveError(
+                f"the step-cost curve is flat: {sizes[-1]} tokens cost {seconds[-1]:.6f} s, "
+                f"{sizes[0]} cost {seconds[0]:.6f} s; measure larger steps"
+            )
+        digest = hashlib.sha256(repr([sizes, [f"{s:.9f}" for s in seconds]]).encode()).hexdigest()
+        return cls(tuple(sizes), tuple(seconds), digest[:12])
+
+    def seconds_at(self, tokens: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """T at the given sizes; beyond the last point the last segment's slope goes on."""
+        wanted = np.asarray(tokens, dtype=np.float64)
+        inside = np.interp(wanted, self.tokens, self.seconds)
+        slope = (self.seconds[-1] - self.seconds[-2]) / (self.tokens[-1] - self.tokens[-2])
+        beyond = np.maximum(wanted - self.tokens[-1], 0.0) * slope
+        return np.asarray(inside + beyond, dtype=np.float64)
+
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """The curve as ((tokens, seconds), …), the form that load snapshots carry."""
+        return tuple(zip(self.tokens, self.seconds, strict=True))
+
+
+def _isotonic(values: Sequence[float]) -> list[float]:
+    """Least-squares non-decreasing fit with equal weights (pool adjacent violators)."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        pools.append((value, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (right, n_right), (left, n_left) = pools.pop(), pools.pop()
+            pools.append(((left * n_left + right * n_right) / (n_left + n_right), n_left + n_right))
+    return [value for value, count in pools for _ in range(count)]
