@@ -27,7 +27,8 @@ def algorithm1(
 
     Θ = τ / (fixed_s + T(B)) with τ = Σ_r (1 + Σ_{j≤ℓ_r} a_{r,j}) and B = other_tokens + Σ_r (1 + ℓ_r).
     Candidates are admitted in descending a, ties broken by slot and then request, never by token values, and the
-    first one that does not strictly raise Θ stops the search. Early stopping keeps the depth of slot k free of anything drawn after it.
+    first one that does not strictly raise Θ stops the search. Early stopping keeps the depth of slot k free of anything
+    drawn after it.
     """
     requests, slots = survival.shape
     depths = np.zeros(requests, dtype=np.int64)
