@@ -65,26 +65,20 @@ cuts = st.lists(st.integers(0, 60), max_size=8)
 
 
 @given(ids=st.lists(st.integers(0, 331), max_size=40), points=cuts)
-def test_any_ids_in_any_chunks_give_what_the_tokenizer_gives_at_once(
-    ids: list[int], points: list[int]
-) -> None:
+def test_any_ids_in_any_chunks_give_what_the_tokenizer_gives_at_once(ids: list[int], points: list[int]) -> None:
     streamed = "".join(stream(ByteLevelDetokenizer(pieces()), cut(ids, points)))
     assert streamed == byte_level().decode(ids, skip_special_tokens=True)
 
 
 @given(text=st.text(max_size=30), points=cuts)
-def test_text_survives_encoding_and_streaming_without_a_replacement_character(
-    text: str, points: list[int]
-) -> None:
+def test_text_survives_encoding_and_streaming_without_a_replacement_character(text: str, points: list[int]) -> None:
     ids = byte_level().encode(text, add_special_tokens=False).ids
     parts = stream(ByteLevelDetokenizer(pieces()), cut(ids, points))
     assert "".join(parts) == text
     assert "\ufffd" in text or not any("\ufffd" in part for part in parts)
 
 
-@given(
-    words=st.lists(st.sampled_from(["the", "cat", "fish", "é", "東京", "🐟", "  "]), max_size=8), points=cuts
-)
+@given(words=st.lists(st.sampled_from(["the", "cat", "fish", "é", "東京", "🐟", "  "]), max_size=8), points=cuts)
 def test_window_decoding_matches_a_sentencepiece_like_decoder(words: list[str], points: list[int]) -> None:
     tokenizer = metaspace()
     ids = tokenizer.encode(" ".join(words)).ids

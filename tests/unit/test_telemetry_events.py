@@ -52,9 +52,7 @@ def event(decision_id: str = "dec-1", **changes: object) -> RequestEvent:
 def test_an_event_comes_back_as_it_went_in(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "deep" / "events.jsonl")
     log.append(event())
-    log.append(
-        event("dec-2", decision=None, outcome=RequestOutcome(status=429, error_code="no_feasible_route"))
-    )
+    log.append(event("dec-2", decision=None, outcome=RequestOutcome(status=429, error_code="no_feasible_route")))
     assert log.find("dec-1") == event()
     found = log.find("dec-2")
     assert found is not None
@@ -91,9 +89,7 @@ def test_a_missing_file_holds_no_events(tmp_path: Path) -> None:
 def test_many_threads_and_two_writers_leave_whole_lines(tmp_path: Path) -> None:
     logs = [EventLog(tmp_path / "events.jsonl") for _ in range(2)]
     threads = [
-        threading.Thread(target=lambda log=log: [log.append(event()) for _ in range(300)])
-        for log in logs
-        for _ in "ab"
+        threading.Thread(target=lambda log=log: [log.append(event()) for _ in range(300)]) for log in logs for _ in "ab"
     ]
     for thread in threads:
         thread.start()

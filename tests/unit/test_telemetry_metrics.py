@@ -38,8 +38,7 @@ def test_a_finished_request_is_counted_once_everywhere() -> None:
     assert value(metrics, "spec_decode_num_draft_tokens_total", **pro) == 21
     assert value(metrics, "spec_decode_num_accepted_tokens_total", **pro) == 5
     by_position = [
-        value(metrics, "spec_decode_num_accepted_tokens_per_pos_total", position=str(at), **pro)
-        for at in range(4)
+        value(metrics, "spec_decode_num_accepted_tokens_per_pos_total", position=str(at), **pro) for at in range(4)
     ]
     assert by_position == [2, 2, 1, None]
     assert value(metrics, "generation_tokens_total", **pro) == 9
@@ -61,9 +60,7 @@ def test_a_request_that_no_model_took_leaves_no_latency() -> None:
 
 def test_loads_are_read_when_scraped() -> None:
     metrics = Metrics()
-    load = LoadSnapshot(
-        "pro", "pro-0", 1, time_s=10.0, queued_requests=3, running_requests=2, kv_blocks_used=1
-    )
+    load = LoadSnapshot("pro", "pro-0", 1, time_s=10.0, queued_requests=3, running_requests=2, kv_blocks_used=1)
     loads: dict[str, LoadSnapshot | None] = {"flash": None, "pro": load}
     metrics.watch(lambda: loads, clock=lambda: 12.5)
     assert value(metrics, "model_up", model_name="flash") == 0

@@ -35,9 +35,7 @@ def write_model(root: Path, *, template: str | None = TEMPLATE, **config: Any) -
     saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
     saved.chat_template = template
     saved.save_pretrained(root)
-    (root / "config.json").write_text(
-        json.dumps({"vocab_size": 304, "max_position_embeddings": 128} | config)
-    )
+    (root / "config.json").write_text(json.dumps({"vocab_size": 304, "max_position_embeddings": 128} | config))
     return root
 
 

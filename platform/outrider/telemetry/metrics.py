@@ -49,9 +49,7 @@ class Metrics:
         self._cost = self._counter("cost_usd", "Money charged at list prices.", "tenant")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens processed.")
         self._generation = self._counter("generation_tokens", "Tokens generated.")
-        self._drafts = self._counter(
-            "spec_decode_num_drafts", "Rounds that verified at least one draft token."
-        )
+        self._drafts = self._counter("spec_decode_num_drafts", "Rounds that verified at least one draft token.")
         self._draft_tokens = self._counter("spec_decode_num_draft_tokens", "Draft tokens proposed.")
         self._admitted = self._counter("spec_decode_num_admitted_tokens", "Draft tokens verified.")
         self._accepted = self._counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
@@ -60,15 +58,9 @@ class Metrics:
             "Draft tokens accepted, by position in the block.",
             "position",
         )
-        self._ttft = self._histogram(
-            "time_to_first_token_seconds", "Request received to first token.", LATENCY_S
-        )
-        self._tpot = self._histogram(
-            "time_per_output_token_seconds", "(wall − TTFT)/(output tokens − 1).", PER_TOKEN_S
-        )
-        self._e2e = self._histogram(
-            "e2e_request_latency_seconds", "Request received to last token.", LATENCY_S
-        )
+        self._ttft = self._histogram("time_to_first_token_seconds", "Request received to first token.", LATENCY_S)
+        self._tpot = self._histogram("time_per_output_token_seconds", "(wall − TTFT)/(output tokens − 1).", PER_TOKEN_S)
+        self._e2e = self._histogram("e2e_request_latency_seconds", "Request received to last token.", LATENCY_S)
         self._queue = self._histogram("request_queue_time_seconds", "Time waiting in the engine.", LATENCY_S)
         self._prefill = self._histogram("request_prefill_time_seconds", "Time in prefill.", LATENCY_S)
         self._decode = self._histogram("request_decode_time_seconds", "Time in decode.", LATENCY_S)
@@ -120,9 +112,7 @@ class Metrics:
         return Counter(f"outrider:{name}", help_text, ("model_name", *labels), registry=self.registry)
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"outrider:{name}", help_text, ("model_name",), registry=self.registry, buckets=buckets
-        )
+        return Histogram(f"outrider:{name}", help_text, ("model_name",), registry=self.registry, buckets=buckets)
 
 
 class _LoadCollector(Collector):

@@ -37,6 +37,8 @@ class TextModel:
             raise ModelDirectoryError(f"model directory {root} does not exist")
         config = _read_json(root / "config.json", required=True)
         tokenizer = _load_tokenizer(root)
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         serialised: str = tokenizer.backend_tokenizer.to_str()
         digest = hashlib.sha256(f"{serialised}\n{tokenizer.chat_template}".encode()).hexdigest()
         vocab_size = _positive_int(config, "vocab_size", root)
@@ -46,15 +48,12 @@ class TextModel:
             eos_token_ids=_eos_token_ids(root, config, tokenizer),
             fingerprint=digest,
             _tokenizer=tokenizer,
-            _pieces=_byte_pieces(
-                tokenizer.backend_tokenizer, json.loads(serialised).get("decoder"), vocab_size
-            ),
+            _pieces=_byte_pieces(tokenizer.backend_tokenizer, json.loads(serialised).get("decoder"), vocab_size),
         )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, with the special tokens the tokenizer puts around a text."""
-        ids: list[int] = self._tokenizer.encode(text)
-        return ids
+        return self._ids(text, add_special_tokens=True)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation ({role, content}, …) up to where the assistant's answer begins.
@@ -64,17 +63,14 @@ class TextModel:
         from jinja2 import TemplateError
 
         try:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
+            prompt: str = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
             )
         except TemplateError as error:
             raise InvalidRequest(
                 f"this model's chat template refuses the conversation: {error}", param="messages"
             ) from error
-        return ids
+        return self._ids(prompt, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of all ids at once, special tokens skipped."""
@@ -88,28 +84,27 @@ class TextModel:
         backend = self._tokenizer.backend_tokenizer
         return WindowDetokenizer(lambda ids: str(backend.decode(ids, skip_special_tokens=True)))
 
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Straight to the Rust tokenizer: it only reads itself, so threads may share it."""
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
 
 def _load_tokenizer(root: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
-    except (
-        Exception
-    ) as error:  # transformers raises OSError, ValueError, KeyError … for the same missing file
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError … for the same missing file
         raise ModelDirectoryError(f"{root} holds no tokenizer that transformers can load: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelDirectoryError(f"{root}: only `tokenizers` tokenizers (tokenizer.json) are supported")
     if not tokenizer.chat_template:
-        raise ModelDirectoryError(
-            f"{root} has no chat template (chat_template.jinja or tokenizer_config.json)"
-        )
+        raise ModelDirectoryError(f"{root} has no chat template (chat_template.jinja or tokenizer_config.json)")
     return tokenizer
 
 
-def _byte_pieces(
-    backend: Any, decoder: Mapping[str, Any] | None, vocab_size: int
-) -> tuple[bytes, ...] | None:
+def _byte_pieces(backend: Any, decoder: Mapping[str, Any] | None, vocab_size: int) -> tuple[bytes, ...] | None:
     """Bytes of every token id when the tokenizer is byte-level, else None."""
     if decoder is None or decoder.get("type") != "ByteLevel":
         return None
@@ -126,9 +121,7 @@ def _eos_token_ids(root: Path, config: Mapping[str, Any], tokenizer: Any) -> tup
             return (found,)
         if isinstance(found, list) and found and all(isinstance(entry, int) for entry in found):
             return tuple(found)
-    raise ModelDirectoryError(
-        f"{root} names no eos_token_id in generation_config.json, config.json or tokenizer"
-    )
+    raise ModelDirectoryError(f"{root} names no eos_token_id in generation_config.json, config.json or tokenizer")
 
 
 def _positive_int(config: Mapping[str, Any], name: str, root: Path) -> int:

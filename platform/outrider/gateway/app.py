@@ -1,0 +1,137 @@
+"""The HTTP surface: routes in, answers out. Everything else is in the gateway behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from outrider.errors import InvalidRequest, OutriderError, RequestTooLarge
+from outrider.gateway.asks import Endpoint, parse_ask
+from outrider.gateway.call import Call, CallMiddleware, call_of
+from outrider.gateway.errors import error_from_http, error_response, presentable
+from outrider.gateway.response import GenerationResponse
+from outrider.gateway.schema import ChatBody, CompletionBody, decode_object
+from outrider.gateway.service import Gateway
+from outrider.gateway.settings import GatewaySettings
+from outrider.gateway.upstream import Upstream
+from outrider.policy import Policy
+from outrider.telemetry import EventLog, Metrics
+from outrider.text import TextModel
+
+__all__ = ["create_app"]
+
+GENERATION_PATHS: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+
+
+def create_app(
+    settings: GatewaySettings,
+    policy: Callable[[], Policy],
+    upstreams: Mapping[str, Upstream],
+    texts: Mapping[str, TextModel],
+    *,
+    metrics: Metrics | None = None,
+    events: EventLog | None = None,
+) -> FastAPI:
+    """The application, with its `Gateway` at `app.state.gateway` (drain, running).
+
+    policy returns the one in force at each request. upstreams and texts are keyed by model name and read live.
+    Raises ConfigurationError at startup where the event log cannot be written; closes it at shutdown.
+    """
+    gateway = Gateway(settings, policy, upstreams, texts, metrics=metrics, events=events)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if events is not None:
+            events.start()
+        yield
+        if events is not None:
+            events.close()
+
+    app = FastAPI(title="Outrider", lifespan=lifespan, redirect_slashes=False)
+    app.state.gateway = gateway
+    app.add_middleware(CallMiddleware, report=_reporter(gateway.metrics), access_log=settings.access_log)
+    app.add_exception_handler(OutriderError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse)
+    for path, body in (("/v1/chat/completions", ChatBody), ("/v1/completions", CompletionBody)):
+        app.post(path, openapi_extra=_documented(body))(_generate(gateway, GENERATION_PATHS[path]))
+    _add_queries(app, gateway)
+    return app
+
+
+def _generate(gateway: Gateway, endpoint: Endpoint) -> Callable[[Request], Any]:
+    async def generate(request: Request) -> Response:
+        call = call_of(request.scope)
+        tenant = gateway.authenticate(call, request.headers.get("authorization"))
+        body = decode_object(await _read(request, gateway.settings.max_body_bytes))
+        ask = parse_ask(endpoint, body, request.headers)
+        return GenerationResponse(gateway, await gateway.open(call, tenant, ask))
+
+    return generate
+
+
+def _add_queries(app: FastAPI, gateway: Gateway) -> None:
+    """The read-only routes."""
+
+    created = int(time.time())
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        tenant = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        model = {"object": "model", "created": created, "owned_by": "outrider"}
+        return _json({"object": "list", "data": [{"id": name, **model} for name in gateway.models(tenant)]})
+
+    @app.get("/v1/outrider/decisions/{decision_id}")
+    async def decision(request: Request, decision_id: str) -> Response:
+        tenant = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        return _json(gateway.decision(tenant, decision_id))
+
+    @app.get("/health")
+    async def health() -> Response:
+        ready, state = gateway.health()
+        return _json(state, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        body, content_type = gateway.metrics.render(request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The whole body. Raises InvalidRequest for another content type, RequestTooLarge beyond `limit` bytes."""
+    media_type, _, parameters = request.headers.get("content-type", "application/json").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise InvalidRequest("send the body as 'content-type: application/json' in UTF-8", param="content-type")
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise RequestTooLarge(f"the body is longer than {limit} bytes")
+    return bytes(data)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """A typed error, or the framework's own, as an answer."""
+    return error_response(error_from_http(error) if isinstance(error, HTTPException) else presentable(error))
+
+
+def _reporter(metrics: Metrics) -> Callable[[Call], None]:
+    def report(call: Call) -> None:
+        metrics.answered(model=call.model, tenant=call.tenant, status=call.status)
+
+    return report
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _documented(body: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
+    """OpenAPI for a route that reads its own body."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}

@@ -1,0 +1,146 @@
+"""The ASGI side of one answer: waits for the first chunk, then sends each as it comes, and notices who left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from outrider.errors import OutriderError
+from outrider.gateway.call import CLIENT_GONE
+from outrider.gateway.errors import error_body, presentable
+from outrider.gateway.generation import Generation, Piece
+from outrider.gateway.service import Gateway
+from outrider.gateway.wire import DONE, Answer, ChatWire, CompletionWire, Wire
+
+__all__ = ["GenerationResponse"]
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.encode
+
+SSE_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""No cache and no proxy may hold a token back."""
+
+
+class GenerationResponse(Response):
+    """Runs a generation and sends it. Errors before the first chunk are raised: they still get a status line."""
+
+    def __init__(self, gateway: Gateway, generation: Generation) -> None:
+        self.background = None
+        self._gateway = gateway
+        self._generation = generation
+        self._ask = generation.admission.ask
+        self._wire = _wire(gateway, generation)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _while_connected(receive, self._run(send))
+
+    async def _run(self, send: Send) -> None:
+        """Whatever ends this, the generation's upstream is closed and the generation is settled."""
+        status, shown = CLIENT_GONE, None
+        try:
+            async with aclosing(self._generation.pieces()) as pieces:
+                await (self._stream(pieces, send) if self._ask.stream else self._whole(pieces, send))
+        except Exception as error:
+            shown = presentable(error)
+            status = shown.status
+            raise
+        finally:
+            self._gateway.settle(self._generation, status, shown)
+
+    async def _whole(self, pieces: AsyncIterator[Piece], send: Send) -> None:
+        texts = []
+        async for text, _ in pieces:
+            texts.append(text)
+        self._gateway.settle(self._generation, 200)
+        reason = self._generation.finish_reason or ""
+        body = self._wire.body("".join(texts), reason, _encode(self._generation.usage()))
+        await self._start(send, b"application/json", (b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, pieces: AsyncIterator[Piece], send: Send) -> None:
+        started = False
+        try:
+            async for text, reason in pieces:
+                events = self._events(text, reason, first=not started)
+                if not started:
+                    await self._start(send, b"text/event-stream; charset=utf-8", *SSE_HEADERS)
+                    started = True
+                if events:
+                    await send({"type": "http.response.body", "body": events, "more_body": reason is None})
+        except Exception as error:
+            if not started:
+                raise
+            if not isinstance(error, OutriderError):
+                _log.exception("request %s failed while streaming", self._generation.admission.request_id)
+            shown = presentable(error)
+            self._gateway.settle(self._generation, shown.status, shown)
+            await send({"type": "http.response.body", "body": b"data: " + error_body(shown) + b"\n\n"})
+
+    def _events(self, text: str, reason: str | None, *, first: bool) -> bytes:
+        """The events of one piece: text if there is any, and everything that closes the stream after the last."""
+        running = _encode(self._generation.counts()) if self._ask.continuous_usage else None
+        parts = [self._wire.opening()] if first else []
+        if text:
+            parts.append(self._wire.delta(text, running))
+        if reason is not None:
+            self._gateway.settle(self._generation, 200)
+            parts.append(self._wire.finish(reason, running))
+            if self._ask.include_usage:
+                parts.append(self._wire.usage(_encode(self._generation.usage())))
+            parts.append(DONE)
+        return b"".join(parts)
+
+    async def _start(self, send: Send, content_type: bytes, *more: tuple[bytes, bytes]) -> None:
+        headers = [(b"content-type", content_type), *self._decision_headers(), *more]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def _decision_headers(self) -> list[tuple[bytes, bytes]]:
+        decision = self._generation.admission.decision
+        named = {
+            "decision": decision.decision_id,
+            "model": decision.model,
+            "depth-cap": str(decision.depth_cap),
+            "batch-class": decision.batch_class.name,
+            "policy": decision.policy_version,
+            "lossless": decision.lossless,
+        }
+        return [(f"x-outrider-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()]
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or the client leaves, whichever is first; leaving cancels it and waits for that."""
+    running = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left = not running.done()
+        leaving.cancel()
+        running.cancel()
+        await asyncio.gather(running, leaving, return_exceptions=True)
+    if not left:
+        running.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _wire(gateway: Gateway, generation: Generation) -> Wire:
+    admission = generation.admission
+    answer = Answer(
+        id=admission.decision.decision_id.removeprefix("dec-"),
+        created=int(admission.time_s),
+        model=admission.decision.model,
+        system_fingerprint=gateway.system_fingerprint(admission.decision.model),
+    )
+    kind = ChatWire if admission.ask.endpoint == "chat" else CompletionWire
+    return kind(answer, null_usage=admission.ask.include_usage)

@@ -1,0 +1,38 @@
+"""The seam behind the gateway: whatever turns a routed request into token chunks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
+
+__all__ = ["ChunkStream", "Upstream"]
+
+
+class ChunkStream(Protocol):
+    """An async iterator of chunks that can be closed early; an async generator is one."""
+
+    def __aiter__(self) -> ChunkStream: ...
+
+    async def __anext__(self) -> TokenChunk: ...
+
+    async def aclose(self) -> None:
+        """Stop the request within one round. Idempotent."""
+
+
+class Upstream(Protocol):
+    """One model's replicas as the gateway sees them."""
+
+    @property
+    def model(self) -> str:
+        """The name tenants and policies use."""
+
+    def snapshot(self) -> LoadSnapshot | None:
+        """The newest known load, stamped by the wall clock; None while no healthy replica is known."""
+
+    def stream(self, request: GenerationRequest, decision: Decision) -> ChunkStream:
+        """Start generating; the last chunk has `finish` and `summary`. Iterating raises typed errors.
+
+        Raises NotReady, Overloaded or TargetLost; faults of one request may arrive as a chunk that finishes with
+        ERROR instead.
+        """

@@ -1,0 +1,199 @@
+"""A gateway over scripted models: real policy, router, tokenizer and HTTP; only the tokens are made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from outrider.gateway import GatewaySettings, create_app
+from outrider.policy import Policy, hash_key, parse_policy
+from outrider.telemetry import EventLog, Metrics
+from outrider.text import TextModel
+from outrider.types import Decision, FinishReason, GenerationRequest, LoadSnapshot, RequestSummary, TokenChunk
+
+KEY, OTHER_KEY = "sk-outrider-acme", "sk-outrider-rival"
+CONTEXT_TOKENS = 512
+
+POLICY = f"""
+version: 1
+models:
+  flash: {{price_usd_per_million: {{input: 1.0, output: 10.0}}, quality: {{default: 0.5}}}}
+  pro: {{price_usd_per_million: {{input: 10.0, output: 100.0}}, quality: {{default: 0.9}}}}
+batch_classes:
+  balanced: {{}}
+tiers:
+  standard: {{batch_class: balanced, max_depth: 7}}
+tenants:
+  acme: {{keys: [{{name: test, sha256: {hash_key(KEY)}}}], tier: standard, models: [flash, pro], objective: cheapest}}
+  rival: {{keys: [{{name: test, sha256: {hash_key(OTHER_KEY)}}}], tier: standard, models: [flash]}}
+"""
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass
+class ScriptedUpstream:
+    """An `Upstream` that answers `script`: ids of one round each, or an exception to raise at that point."""
+
+    model: str
+    load: LoadSnapshot | None
+    script: list[tuple[int, ...] | Exception | TokenChunk] = field(default_factory=list)
+    round_s: float = 0.0
+    requests: list[tuple[GenerationRequest, Decision]] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: int = 0
+
+    def snapshot(self) -> LoadSnapshot | None:
+        return self.load and replace(self.load, time_s=time.time())
+
+    async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
+        self.requests.append((request, decision))
+        room = request.sampling.max_tokens
+        try:
+            for step in self.script:
+                await asyncio.sleep(self.round_s)
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, TokenChunk):
+                    yield step
+                    continue
+                self.sent += 1
+                room -= len(step)
+                if room <= 0:
+                    yield TokenChunk(
+                        step[: len(step) + room], finish=FinishReason.LENGTH, summary=self.summary(request)
+                    )
+                    return
+                yield TokenChunk(step)
+            yield TokenChunk((), finish=FinishReason.STOP, summary=self.summary(request))
+        finally:
+            self.closed.set()
+
+    def summary(self, request: GenerationRequest) -> RequestSummary:
+        return RequestSummary(len(request.prompt_token_ids), 0, 2, 14, 9, 4, 0.001, 0.002, 0.003, ((7, 3), (2, 1)))
+
+
+@dataclass
+class Site:
+    """Everything behind one test gateway."""
+
+    app: FastAPI
+    flash: ScriptedUpstream
+    pro: ScriptedUpstream
+    text: TextModel
+    events: EventLog
+    metrics: Metrics
+    policy: list[Policy]
+
+    def says(self, text: str, *, tokens_per_round: int = 1) -> None:
+        """Both models answer `text`."""
+        ids = self.text.encode(text)
+        rounds = [tuple(ids[at : at + tokens_per_round]) for at in range(0, len(ids), tokens_per_round)]
+        self.flash.script = self.pro.script = list(rounds)
+
+    def client(self, key: str = KEY, **headers: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app),
+            base_url="http://gateway",
+            headers={"authorization": f"Bearer {key}", **headers},
+        )
+
+    async def chat(self, key: str = KEY, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        """One chat completion with a default message and model."""
+        filled = {"model": "flash", "messages": [{"role": "user", "content": "hi"}]} | body
+        async with self.client(key) as client:
+            return await client.post("/v1/chat/completions", json=filled, headers=headers)
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        """The app behind a real server on this host; gives its base URL."""
+        server = uvicorn.Server(uvicorn.Config(self.app, host="127.0.0.1", port=0, log_level="warning"))
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.should_exit = True
+            await running
+
+
+def load_of(model: str) -> LoadSnapshot:
+    return LoadSnapshot(
+        model,
+        f"{model}-0",
+        1,
+        time.time(),
+        step_curve=((1, 0.004), (8, 0.006), (64, 0.02)),
+        acceptance_tokens=(1.0, 1.6, 2.0, 2.3, 2.5, 2.6, 2.7, 2.75),
+        drafter_ready=True,
+        kv_blocks_total=100,
+        context_tokens=CONTEXT_TOKENS,
+        max_running_requests=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    root: Path = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["user assistant system hello hello there"] * 4, trainer)
+    saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    saved.chat_template = TEMPLATE
+    saved.save_pretrained(root)
+    config = {"vocab_size": 300, "max_position_embeddings": CONTEXT_TOKENS}
+    (root / "config.json").write_text(json.dumps(config))
+    return TextModel.load(root)
+
+
+@pytest.fixture
+def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
+    def make(**settings: Any) -> Site:
+        report = parse_policy(POLICY)
+        assert report.policy is not None, report.problems
+        policy = [report.policy]
+        flash, pro = (ScriptedUpstream(name, load_of(name)) for name in ("flash", "pro"))
+        metrics, events = Metrics(), EventLog(tmp_path / "events.jsonl")
+        app = create_app(
+            GatewaySettings(facts={"dtype": "float32"}, **settings),
+            lambda: policy[0],
+            {"flash": flash, "pro": pro},
+            {"flash": text_model, "pro": text_model},
+            metrics=metrics,
+            events=events,
+        )
+        site = Site(app, flash, pro, text_model, events, metrics, policy)
+        site.says("hello there 🐟")
+        return site
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
