@@ -12,7 +12,6 @@ import logging
 from typing import Any
 
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from outrider_deployments.config import AppConfig, ModelConfig, RoleConfig

@@ -43,11 +43,11 @@ class RoleConfig(_Settings):
 
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int = Field(1, ge=1, le=256)
+    threads: int = Field(default=1, ge=1, le=256)
     """Torch threads: Ray sets OMP_NUM_THREADS=1 for fractional CPUs, so the number is always explicit."""
-    num_cpus: float = Field(0.2, ge=0)
+    num_cpus: float = Field(default=0.2, ge=0)
     """What Ray reserves; a placement number, not a limit."""
-    num_gpus: float = Field(0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _device_has_its_resource(self) -> Self:
@@ -64,28 +64,28 @@ class ModelConfig(_Settings):
     """Required, so that running without a drafter is something a person wrote down."""
     target: RoleConfig = RoleConfig()
     draft: RoleConfig = RoleConfig()
-    max_running_requests: int = Field(16, ge=1, le=4096)
-    max_queued_requests: int = Field(256, ge=0)
-    kv_blocks: int = Field(1024, ge=8)
+    max_running_requests: int = Field(default=16, ge=1, le=4096)
+    max_queued_requests: int = Field(default=256, ge=0)
+    kv_blocks: int = Field(default=1024, ge=8)
     """Blocks of the paged KV pool."""
 
 
 class GatewayConfig(_Settings):
     """The HTTP front."""
 
-    num_cpus: float = Field(0.2, ge=0)
-    replicas: int = Field(1, ge=1)
-    max_ongoing_requests: int = Field(4096, ge=1)
+    num_cpus: float = Field(default=0.2, ge=0)
+    replicas: int = Field(default=1, ge=1)
+    max_ongoing_requests: int = Field(default=4096, ge=1)
 
 
 class Timeouts(_Settings):
     """Seconds."""
 
-    drain_s: float = Field(60.0, gt=0)
+    drain_s: float = Field(default=60.0, gt=0)
     """How long a replica that is being replaced may go on finishing its streams."""
-    link_s: float = Field(1.0, gt=0)
+    link_s: float = Field(default=1.0, gt=0)
     """How long a round waits for its drafter before the target goes on at depth 0."""
-    snapshot_stale_s: float = Field(3.0, gt=0)
+    snapshot_stale_s: float = Field(default=3.0, gt=0)
     """A target whose newest load snapshot is older than this counts as not ready."""
 
 
@@ -109,7 +109,7 @@ class AppConfig(_Settings):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """Validate; raises ConfigurationError that names `source`, the first offending field and the count of others."""
+        """Validate; raises ConfigurationError that names `source` and the first offending field."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:

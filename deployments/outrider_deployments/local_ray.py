@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
+import logging
 import os
 import socket
 from pathlib import Path
 
 from outrider.errors import ConfigurationError, PortInUse
+from outrider_deployments.sockets import sweep
 
 __all__ = ["check_port", "other_cluster", "refuse_foreign_cluster", "start", "stop"]
 
@@ -55,6 +59,8 @@ def start() -> None:
     """A new local Ray: no dashboard, a small object store, quiet."""
     import ray
 
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     ray.init(
         address="local",
         include_dashboard=False,
@@ -66,9 +72,14 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Stop Serve, then Ray; both wait for their processes."""
+    """Stop Serve, then Ray, and wait for their processes; does nothing when Ray was not started."""
     import ray
     from ray import serve
 
-    serve.shutdown()
-    ray.shutdown()
+    if not ray.is_initialized():
+        return
+    # While its actors end, Ray prints on standard output what each lost call was waiting for.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        serve.shutdown()
+        ray.shutdown()
+    sweep()

@@ -53,7 +53,7 @@ class OpenRequests:
             await end
         except asyncio.CancelledError:
             # Behind the submission, or the engine would meet the cancellation first and then run for nobody.
-            submitted.add_done_callback(lambda done: done.exception() or self._engine.cancel(name))
+            submitted.add_done_callback(lambda _: self._engine.cancel(name))
             raise
         finally:
             del self._ends[name]

@@ -48,26 +48,22 @@ def check(config: AppConfig) -> Preflight:
 
 def _check_model(name: str, model: ModelConfig) -> ModelPaths:
     target = model_directory(model.directory)
-    shape = _target_shape(name, target)
+    vocab_size, hidden_size, num_layers = _target_shape(name, target)
     if model.drafter is None:
         return ModelPaths(target, None)
     from outrider.drafter.projection import FeatureProjection
 
     drafter = model_directory(model.drafter)
-    FeatureProjection.load(drafter, **shape)
+    FeatureProjection.load(drafter, vocab_size=vocab_size, hidden_size=hidden_size, num_layers=num_layers)
     return ModelPaths(target, drafter)
 
 
-def _target_shape(name: str, directory: Path) -> dict[str, int]:
-    """The numbers of config.json a drafter must agree with."""
+def _target_shape(name: str, directory: Path) -> tuple[int, int, int]:
+    """Vocabulary, hidden size and number of layers from config.json: what a drafter must agree with."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
-        return {
-            "vocab_size": int(config["vocab_size"]),
-            "hidden_size": int(config["hidden_size"]),
-            "num_layers": int(config["num_hidden_layers"]),
-        }
+        return int(config["vocab_size"]), int(config["hidden_size"]), int(config["num_hidden_layers"])
     except OSError as error:
         raise ModelDirectoryError(f"model {name}: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from outrider.errors import ConfigurationError, OutriderError, RuntimeFault
+from outrider.errors import ConfigurationError, DrafterMismatch, OutriderError, RuntimeFault
 from outrider_deployments.config import AppConfig
 
 __all__ = ["await_ready", "startup_failure"]
@@ -30,7 +30,7 @@ def await_ready(
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         check()
-        missing = _unhealthy(application) or _not_answering(url, config)
+        missing = _unhealthy(application) or _not_answering(application, url, config)
         if not missing:
             return
         report(f"waiting for {', '.join(missing)}")
@@ -73,7 +73,7 @@ def _last_line(message: str) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _not_answering(url: str, config: AppConfig) -> list[str]:
+def _not_answering(application: str, url: str, config: AppConfig) -> list[str]:
     """Models without a healthy target, and configured drafters that are not attached, as `/health` says."""
     try:
         answer = httpx.get(f"{url}/health", timeout=5.0)
@@ -85,6 +85,16 @@ def _not_answering(url: str, config: AppConfig) -> list[str]:
         state = models.get(name, {})
         if not state.get("ready"):
             missing.append(name)
-        elif model.drafter is not None and not state.get("drafter_ready"):
+        elif model.drafter is not None and not state.get("drafter_attached"):
+            _raise_refusal(application, name)
             missing.append(f"{name}'s drafter")
     return missing
+
+
+def _raise_refusal(application: str, model: str) -> None:
+    """Raises DrafterMismatch when the target will never take its drafter."""
+    from ray import serve
+
+    target = serve.get_deployment_handle(f"target-{model}", application)
+    if refusal := target.drafter_refusal.remote().result(timeout_s=10.0):
+        raise DrafterMismatch(refusal)

@@ -1,11 +1,12 @@
 """`make serve`: the whole platform on this machine, from one command to one Ctrl-C.
 
-    python -m outrider_deployments.serve_local [--config FILE] [--policy FILE] [--host HOST] [--port PORT]
+python -m outrider_deployments.serve_local [--config FILE] [--policy FILE] [--host HOST] [--port PORT]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -19,13 +20,13 @@ from typing import Any
 from rich.console import Console
 
 from outrider.errors import ConfigurationError, OutriderError
-from outrider_deployments import local_ray
+from outrider.policy import DEMO_KEY, load_policy
+from outrider_deployments import local_ray, preflight
 from outrider_deployments.config import AppConfig, resolve_path
-from outrider_deployments.readiness import Readiness, await_ready
+from outrider_deployments.readiness import await_ready
 
 __all__ = ["main"]
 
-DEMO_KEY = "sk-outrider-demo-local-only"
 APPLICATION = "outrider"
 DEFAULT_CONFIG = "deployments/outrider_deployments/configs/local.yaml"
 
@@ -42,6 +43,12 @@ class Options:
     policy: str | None
     host: str
     port: int
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the platform; a wildcard address is not one to connect to."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class StopSignal:
@@ -116,12 +123,11 @@ def _serve(options: Options, config: AppConfig, console: Console, stop: StopSign
     local_ray.check_port(options.host, options.port)
     if other := local_ray.other_cluster():
         console.print(
-            f"A Ray cluster is already running on this machine ({other}). It is left alone: this command starts its own "
-            f"beside it. To use that one instead: RAY_ADDRESS={other} serve run {options.config}"
+            f"A Ray cluster is already running on this machine ({other}). It is left alone: this command starts its "
+            f"own beside it. To use that one instead: RAY_ADDRESS={other} serve run {options.config}"
         )
     started_s = time.monotonic()
     with console.status("checking models and policy") as status:
-        from outrider_deployments import preflight
         preflight.check(config)
         for name, model in config.models.items():
             if model.drafter is None:
@@ -133,15 +139,17 @@ def _serve(options: Options, config: AppConfig, console: Console, stop: StopSign
             stop.check()
             status.update("starting Serve")
             _deploy(config, options)
-            ready = await_ready(options.host, options.port, config, report=status.update, check=stop.check)
+            await_ready(APPLICATION, options.url, config, report=status.update, check=stop.check)
             status.stop()
             console.print(f"ready after {time.monotonic() - started_s:.0f} s")
-            _announce(options, config, ready, console)
+            _announce(options, config, console)
             stop.wait()
-        finally:
-            status.update("stopping: running streams may finish, Ctrl-C again stops at once")
             status.start()
-            local_ray.stop(config.timeouts.drain_s)
+            status.update("draining: running streams may finish, Ctrl-C again stops at once")
+            _drain(config.timeouts.drain_s)
+        finally:
+            status.update("stopping")
+            local_ray.stop()
     console.print("stopped")
 
 
@@ -155,19 +163,27 @@ def _deploy(config: AppConfig, options: Options) -> None:
     serve.run_many([target], wait_for_applications_running=False)
 
 
-def _announce(options: Options, config: AppConfig, ready: Readiness, console: Console) -> None:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(options.host, options.host)
-    url = f"http://{host}:{options.port}"
-    console.print(f"\n  endpoint  {url}/v1")
+def _drain(limit_s: float) -> None:
+    """Refuse what is new and let running streams finish; gives up on a gateway that does not answer."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    gateway = serve.get_deployment_handle("gateway", APPLICATION)
+    with contextlib.suppress(RayError, TimeoutError):
+        gateway.drain.remote().result(timeout_s=limit_s)
+
+
+def _announce(options: Options, config: AppConfig, console: Console) -> None:
+    console.print(f"\n  endpoint  {options.url}/v1")
     console.print(f"  models    auto, {', '.join(config.models)}")
-    if not ready.demo_key_known:
+    if not load_policy(resolve_path(config.policy)).accepts_demo_key:
         console.print("  key       one of your policy's tenants; `outrider keys new` makes one\n")
         return
-    console.print(f"  key       {DEMO_KEY}\n")
     body = '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "max_tokens": 64}'
+    console.print(f"  key       {DEMO_KEY}\n")
     console.print(
-        f"curl {url}/v1/chat/completions -H 'authorization: Bearer {DEMO_KEY}' \\\n"
-        f"  -H 'content-type: application/json' -d '{body}'\n",
+        f"curl {options.url}/v1/chat/completions -H 'authorization: Bearer {DEMO_KEY}' "
+        f"-H 'content-type: application/json' -d '{body}'\n",
         markup=False,
     )
     console.print("Ctrl-C stops everything.")

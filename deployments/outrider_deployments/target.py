@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from outrider.engine import Engine
     from outrider_deployments.config import ModelConfig, Timeouts
     from outrider_deployments.preflight import ModelPaths
-    from outrider_deployments.supervisor import DrafterSupervisor
+    from outrider_deployments.supervisor import DrafterAddress, DrafterSupervisor
 
 __all__ = ["TargetReplica"]
 
@@ -28,13 +28,13 @@ CLOSE_S = 5.0
 class TargetReplica:
     """Serve places it and opens one call per request; everything a round needs goes over sockets of its own."""
 
-    async def __init__(
+    def __init__(
         self, name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts, draft: DeploymentHandle | None
     ) -> None:
         # Torch is imported here, not by the driver that only names this class.
         from outrider.engine import EngineLoop
 
-        engine = await asyncio.to_thread(_load, name, model, paths, timeouts)
+        engine = _load(name, model, paths, timeouts)
         self._engine = EngineLoop(engine, lambda chunks, load: self._requests.on_round(chunks, load))
         self._publisher = TokenPublisher(self._engine.snapshot, lambda ids: self._requests.on_lost(ids))
         self._requests = OpenRequests(self._engine, self._publisher)
@@ -75,8 +75,9 @@ class TargetReplica:
         from outrider.link import ZmqDraftLink
         from outrider_deployments.supervisor import DrafterSupervisor
 
-        async def locate() -> object:
-            return await draft.endpoint.remote()
+        async def locate() -> DrafterAddress:
+            address: DrafterAddress = await draft.endpoint.remote()
+            return address
 
         return DrafterSupervisor(
             self._engine, locate, lambda endpoint: ZmqDraftLink.connect(endpoint, hello, timeouts.link_s)

@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 HIGH_WATER_ROUNDS = 4096
 """Rounds a gateway may lag behind before it is given up: about a minute of them."""
 PULSE_S = 0.1
-IDLE_PULSES = 10
-"""An unchanged snapshot still goes out every so many pulses, as a sign of life."""
+"""How often a load that changed is told to gateways no round went to."""
+SIGN_OF_LIFE_S = 1.0
+"""How often one that did not change is told again."""
 
 
 class RoundMessage(msgspec.Struct, frozen=True, array_like=True):
@@ -52,7 +53,13 @@ class _Gateway:
     monitor: zmq.Socket[bytes]
     channel: int
     number: int = 0
+    said: LoadSnapshot | None = None
+    said_s: float = 0.0
+    """What load it was told last, and when by the monotonic clock."""
     requests: set[str] = field(default_factory=set)
+
+    def should_hear(self, load: LoadSnapshot, now_s: float) -> bool:
+        return now_s - self.said_s >= SIGN_OF_LIFE_S or self.said != load
 
 
 class TokenPublisher:
@@ -70,7 +77,6 @@ class TokenPublisher:
         self._gateways: dict[str, _Gateway] = {}
         self._owner: dict[str, str] = {}
         self._encoder = msgspec.msgpack.Encoder()
-        self._round_sent = False
         self._closing = threading.Event()
         self._pulse = threading.Thread(target=self._pulse_forever, name="load-pulse", daemon=True)
         self._pulse.start()
@@ -98,10 +104,9 @@ class TokenPublisher:
                 self._gateways[endpoint].requests.discard(request_id)
 
     def publish(self, chunks: Sequence[tuple[str, TokenChunk]], snapshot: LoadSnapshot) -> None:
-        """Send one round: one message to each gateway that has chunks in it. Never blocks, never raises on a lost one."""
+        """Send one round: one message to each gateway that has chunks in it. Never blocks."""
         lost: list[str] = []
         with self._lock:
-            self._round_sent = True
             by_gateway: dict[str, list[tuple[str, TokenChunk]]] = {}
             for request_id, chunk in chunks:
                 if (endpoint := self._owner.get(request_id)) is not None:
@@ -137,34 +142,29 @@ class TokenPublisher:
             self._owner.pop(request_id, None)
         return list(gateway.requests)
 
-    def _send(
-        self, endpoint: str, chunks: Sequence[tuple[str, TokenChunk]], snapshot: LoadSnapshot
-    ) -> list[str]:
+    def _send(self, endpoint: str, chunks: Sequence[tuple[str, TokenChunk]], snapshot: LoadSnapshot) -> list[str]:
         """One message to one gateway; returns the requests lost with it if it no longer reads."""
         gateway = self._gateways[endpoint]
-        message = RoundMessage(gateway.channel, gateway.number, snapshot, chunks)
+        # The engine stamps a load when it changes; this says that it is still so.
+        stamped = snapshot if chunks else replace(snapshot, time_s=time.time())
+        message = RoundMessage(gateway.channel, gateway.number, stamped, chunks)
         try:
             gateway.socket.send(self._encoder.encode(message), zmq.NOBLOCK)
         except zmq.Again:
             logger.warning("gateway %s no longer reads its tokens; dropped", endpoint)
             return self._shut(endpoint)
         gateway.number += 1
+        gateway.said, gateway.said_s = snapshot, time.monotonic()
         return []
 
     def _pulse_forever(self) -> None:
-        said: LoadSnapshot | None = None
-        unchanged = 0
         while not self._closing.wait(PULSE_S):
-            now = self._snapshot()
-            unchanged = unchanged + 1 if said is not None and _same_load(said, now) else 0
+            load = self._snapshot()
             with self._lock:
                 lost = self._drop_disconnected()
-                speak = not self._round_sent and unchanged % IDLE_PULSES == 0
-                self._round_sent = False
-                stamped = replace(now, time_s=time.time())  # the engine stamps changes; this says it is still so
-                for endpoint in list(self._gateways) if speak else ():
-                    lost += self._send(endpoint, (), stamped)
-            said = now
+                now_s = time.monotonic()
+                for endpoint in [e for e, gateway in self._gateways.items() if gateway.should_hear(load, now_s)]:
+                    lost += self._send(endpoint, (), load)
             if lost:
                 self._on_lost(lost)
 
@@ -179,10 +179,6 @@ def _disconnected(monitor: zmq.Socket[bytes]) -> bool:
         event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
         return event["event"] == zmq.EVENT_DISCONNECTED
     return False
-
-
-def _same_load(one: LoadSnapshot, other: LoadSnapshot) -> bool:
-    return replace(one, time_s=other.time_s) == other
 
 
 class TokenReceiver:

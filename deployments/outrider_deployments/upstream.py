@@ -1,4 +1,4 @@
-"""A target deployment as the gateway sees it: `outrider.gateway.Upstream` over one handle call and the token channel."""
+"""A target deployment as `outrider.gateway` sees it: an `Upstream` over one handle call and the token channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 LAST_CHUNK_S = 5.0
 """How long the last chunk may trail the handle call that says the request has ended."""
-DRAIN_POLL_S = 0.05
 
 
 class GenerateCall(Protocol):
@@ -44,23 +43,12 @@ class ServeUpstream:
         self._target = target
         self._gateway = gateway
         self._stale_s = stale_s
-        self._draining = False
         self._streams: dict[str, asyncio.Queue[TokenChunk | OutriderError]] = {}
         self._loads: dict[str, tuple[float, LoadSnapshot]] = {}
         """By replica: the newest load and when it arrived on this process's monotonic clock."""
 
-    @property
-    def open_streams(self) -> int:
-        return len(self._streams)
-
-    def drain(self) -> None:
-        """Report no healthy replica from now on, so that nothing new is admitted; open streams go on."""
-        self._draining = True
-
     def snapshot(self) -> LoadSnapshot | None:
         """The load of the least loaded replica heard within `stale_s`; None means none is known to be healthy."""
-        if self._draining:
-            return None
         horizon = time.monotonic() - self._stale_s
         fresh = [load for heard_s, load in self._loads.values() if heard_s > horizon]
         return min(fresh, key=lambda load: load.running_requests + load.queued_requests, default=None)
@@ -104,7 +92,7 @@ class ServeUpstream:
     async def keep_attached(self) -> None:
         """Ask for load reports whenever none is fresh: at start, and after the target was restarted."""
         while True:
-            if self.snapshot() is None and not self._draining:
+            if self.snapshot() is None:
                 try:
                     await self._target.attach_gateway(self._gateway)
                 except Exception as error:  # whatever Serve raises while replicas come and go
@@ -126,13 +114,6 @@ class Upstreams:
     def _receive(self, message: RoundMessage, whole: bool) -> None:
         if (upstream := self.by_model.get(message.snapshot.model)) is not None:
             upstream.receive(message, whole)
-
-    async def drain(self) -> None:
-        """Admit nothing more and return when the last open stream has ended."""
-        for upstream in self.by_model.values():
-            upstream.drain()
-        while any(upstream.open_streams for upstream in self.by_model.values()):
-            await asyncio.sleep(DRAIN_POLL_S)
 
     async def close(self) -> None:
         for keeper in self._keepers:

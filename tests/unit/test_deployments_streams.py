@@ -104,7 +104,6 @@ async def test_chunks_come_in_order_and_the_call_ends_with_the_last(target: Targ
     await asyncio.wait_for(target.call, 10)
     assert target.engine.cancelled == []
     assert len(target.requests) == 0
-    assert upstream.open_streams == 0
 
 
 async def test_closing_the_stream_cancels_the_request(target: Target, upstream: ServeUpstream) -> None:
@@ -114,7 +113,6 @@ async def test_closing_the_stream_cancels_the_request(target: Target, upstream: 
     await first
     await stream.aclose()  # type: ignore[attr-defined]
     await target.until(lambda: target.engine.cancelled == ["r1"])
-    assert upstream.open_streams == 0
 
 
 async def test_a_cancellation_never_overtakes_its_submission(target: Target) -> None:
@@ -189,22 +187,6 @@ async def test_load_is_known_before_the_first_request_and_gone_when_stale(
     assert upstream.snapshot() is None
 
 
-async def test_draining_admits_nothing_and_waits_for_what_is_open(upstreams: Upstreams, target: Target) -> None:
-    upstream = upstreams.by_model["flash"]
-    await target.until(lambda: upstream.snapshot() is not None)
-    stream = upstream.stream(_request(), DECISION)
-    first = asyncio.ensure_future(anext(stream))
-    await target.emit(("r1", TokenChunk((4,))))
-    await first
-    drained = asyncio.ensure_future(upstreams.drain())
-    await asyncio.sleep(0.1)
-    assert upstream.snapshot() is None
-    assert not drained.done()
-    await target.emit(("r1", TokenChunk((6,), finish=FinishReason.LENGTH, summary=SUMMARY)))
-    assert [chunk.tokens async for chunk in stream] == [(6,)]
-    await asyncio.wait_for(drained, 10)
-
-
 async def test_a_gateway_that_went_away_frees_its_requests(target: Target) -> None:
     upstreams = Upstreams({"flash": target}, stale_s=3.0)
     stream = upstreams.by_model["flash"].stream(_request(), DECISION)
@@ -216,5 +198,3 @@ async def test_a_gateway_that_went_away_frees_its_requests(target: Target) -> No
     with pytest.raises(TargetLost):
         await anext(stream)
     assert isinstance(target.call.exception(), TargetLost)
-
-

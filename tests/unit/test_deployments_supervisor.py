@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -50,10 +51,8 @@ class World:
 
 async def _run(world: World) -> DrafterSupervisor:
     supervisor = DrafterSupervisor(world, world.locate, world.connect, sleep=world.sleep)
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         await supervisor.run()
-    except asyncio.CancelledError:
-        pass
     return supervisor
 
 

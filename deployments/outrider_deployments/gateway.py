@@ -1,0 +1,101 @@
+"""The gateway deployment: the HTTP front, in a process that loads no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from outrider.types import GenerationRequest
+from outrider_deployments.upstream import GenerateCall, Upstreams
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+    from outrider_deployments.config import AppConfig
+    from outrider_deployments.preflight import Preflight
+
+__all__ = ["Gateway"]
+
+ATTACH_S = 10.0
+DRAIN_POLL_S = 0.05
+
+
+class ServeTarget:
+    """`TargetHandle` over a Serve handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    def generate(self, request: GenerationRequest, gateway: str) -> GenerateCall:
+        call: GenerateCall = self._handle.generate.remote(request, gateway)
+        return call
+
+    async def attach_gateway(self, gateway: str) -> None:
+        await self._handle.broadcast("attach_gateway", gateway).results_async(timeout_s=ATTACH_S)
+
+
+@serve.ingress()
+class Gateway:
+    """Joins the policy, the texts and the targets into the application of `outrider.gateway`."""
+
+    def __init__(self, config: AppConfig, found: Preflight, targets: Mapping[str, DeploymentHandle]) -> None:
+        from outrider.gateway import GatewaySettings, create_app
+        from outrider.policy import load_policy
+        from outrider.telemetry import EventLog
+        from outrider.text import TextModel
+
+        policy = load_policy(found.policy)
+        handles = {name: ServeTarget(handle) for name, handle in targets.items()}
+        self._upstreams = Upstreams(handles, stale_s=config.timeouts.snapshot_stale_s)
+        settings = GatewaySettings(snapshot_fresh_s=config.timeouts.snapshot_stale_s, facts=_facts(config))
+        self._app = create_app(
+            settings,
+            lambda: policy,
+            self._upstreams.by_model,
+            {name: TextModel.load(paths.target) for name, paths in found.models.items()},
+            events=EventLog(Path(config.events)) if config.events else None,
+        )
+        self._gateway = self._app.state.gateway
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return OneRequestId(self._app)
+
+    async def drain(self) -> None:
+        """Refuse new requests with 503 and return when the last running one has ended."""
+        self._gateway.drain()
+        while self._gateway.running:
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_upstreams"):
+            await self._upstreams.close()
+
+
+class OneRequestId:
+    """Leaves `x-request-id` to the proxy of Serve, which gives the application the same id and adds it itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def unmarked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0].lower() != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, unmarked)
+
+
+def _facts(config: AppConfig) -> dict[str, str]:
+    """What changes answers besides policy and load: the arithmetic and the weights' places."""
+    models = {
+        name: f"{model.directory} {model.target.dtype} on {model.target.device}"
+        for name, model in config.models.items()
+    }
+    return {"torch": version("torch"), "transformers": version("transformers"), **models}
