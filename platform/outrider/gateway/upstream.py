@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
@@ -12,7 +13,7 @@ __all__ = ["ChunkStream", "Upstream"]
 class ChunkStream(Protocol):
     """An async iterator of chunks that can be closed early; an async generator is one."""
 
-    def __aiter__(self) -> ChunkStream: ...
+    def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
 
     async def __anext__(self) -> TokenChunk: ...
 
