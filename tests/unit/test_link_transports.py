@@ -178,6 +178,15 @@ def test_an_answer_to_another_round_kills_the_link(link: DraftLink, drafter: Cou
         link.send(ask(1, 3))
 
 
+def test_a_failing_drafter_is_a_link_error(link: DraftLink, drafter: CountingDrafter) -> None:
+    drafter.fail_with = ZeroDivisionError("inside")
+    link.send(ask(1))
+    with pytest.raises(LinkError, match="ZeroDivisionError"):
+        link.receive(WAIT_S)
+    with pytest.raises(LinkError):
+        link.send(ask(2))
+
+
 def test_closing_twice_frees_once(link: DraftLink, drafter: CountingDrafter) -> None:
     assert drafted(link, 1) == [2, 3, 4]
     drafter.forgotten.clear()
@@ -332,10 +341,10 @@ def test_a_silent_client_is_freed_but_stays_welcome(drafter: CountingDrafter, en
 def test_stopping_ends_the_thread_and_is_idempotent(drafter: CountingDrafter, endpoint: str) -> None:
     service = ZmqDraftService(drafter, endpoint)
     service.start()
-    assert any(thread.name == "draft-service" for thread in threading.enumerate())
+    assert service.alive
     service.stop()
     service.stop()
-    assert not any(thread.name == "draft-service" for thread in threading.enumerate())
+    assert not service.alive
 
 
 def test_the_in_process_link_needs_neither_zmq_nor_msgspec() -> None:

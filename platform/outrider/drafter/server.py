@@ -113,9 +113,7 @@ class DraftServer:
         counts = message.append_counts.tolist()
         takers: list[tuple[int, int]] = []
         fits: list[bool] = []
-        for key, start, count in zip(
-            message.append_keys.tolist(), message.append_starts.tolist(), counts, strict=True
-        ):
+        for key, start, count in zip(message.append_keys.tolist(), message.append_starts.tolist(), counts, strict=True):
             held = self._pool.length(slots[key]) if key in slots else 0
             fits.append(start in (0, held))
             if start != held:
@@ -177,9 +175,7 @@ class DraftServer:
             tokens.append(previous)
             embeddings.append(embedding)
         # Slot k's confidence depends on x_{k-1} only, so one call after the loop sees nothing of x_k.
-        confidence_logits = model.confidence_logit(
-            hidden.flatten(0, 1), torch.stack(embeddings, 1).flatten(0, 1)
-        )
+        confidence_logits = model.confidence_logit(hidden.flatten(0, 1), torch.stack(embeddings, 1).flatten(0, 1))
         return torch.stack(tokens, 1), confidence_logits.view(len(slots), gamma).nan_to_num(nan=-torch.inf)
 
 

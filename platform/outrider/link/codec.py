@@ -116,9 +116,7 @@ def decode(frames: Sequence[Buffer]) -> LinkMessage:
         return DraftRound(header.epoch, header.round, header.frees, **tensors)
     if isinstance(header, _BlockHeader):
         tensors = _tensors(_BLOCK_TENSORS, header.shapes, frames[1:])
-        return DraftBlock(
-            header.epoch, header.round, missing=header.missing, draft_s=header.draft_s, **tensors
-        )
+        return DraftBlock(header.epoch, header.round, missing=header.missing, draft_s=header.draft_s, **tensors)
     if len(frames) != 1:
         raise LinkError("a message without tensors came with extra frames over the draft link")
     message: LinkMessage = header
@@ -127,9 +125,7 @@ def decode(frames: Sequence[Buffer]) -> LinkMessage:
 
 def _tensors(table: dict[str, torch.dtype], shapes: _Shapes, frames: Sequence[Buffer]) -> dict[str, Any]:
     if not len(table) == len(shapes) == len(frames):
-        raise LinkError(
-            f"{len(frames)} tensor frames and {len(shapes)} shapes came where {len(table)} belong"
-        )
+        raise LinkError(f"{len(frames)} tensor frames and {len(shapes)} shapes came where {len(table)} belong")
     return {
         name: _tensor(name, dtype, shape, memoryview(frame).cast("B"))
         for (name, dtype), shape, frame in zip(table.items(), shapes, frames, strict=True)
@@ -138,9 +134,7 @@ def _tensors(table: dict[str, torch.dtype], shapes: _Shapes, frames: Sequence[Bu
 
 def _tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...], frame: memoryview) -> Tensor:
     if len(shape) > 2 or math.prod(shape) * dtype.itemsize != frame.nbytes:
-        raise LinkError(
-            f"{name}: a frame of {frame.nbytes} bytes is not a {dtype} tensor of shape {list(shape)}"
-        )
+        raise LinkError(f"{name}: a frame of {frame.nbytes} bytes is not a {dtype} tensor of shape {list(shape)}")
     if not frame.nbytes:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(frame, dtype=dtype).reshape(shape)

@@ -33,16 +33,22 @@ class InProcessLink:
         self._sent = message
 
     def receive(self, timeout_s: float) -> DraftBlock:
-        """Compute the block of the round sent last. No timeout can pass: the caller's thread works."""
+        """Compute the block of the round sent last; raises `LinkError`, after which the link is dead.
+
+        No timeout can pass: the caller's thread does the work.
+        """
         sent, self._sent = self._sent, None
         if not self._alive or sent is None:
             raise LinkError("nothing was sent on the draft link, or it is closed")
         try:
             block = self._server.handle(self._client, sent)
             check_block(block, sent, block_size=self.welcome.block_size, vocab_size=self._vocab_size)
-        except BaseException:
+        except LinkError:
             self.close()
             raise
+        except Exception as error:
+            self.close()
+            raise LinkError(f"the drafter failed on a round ({type(error).__name__})") from error
         return block
 
     def close(self) -> None:

@@ -160,9 +160,7 @@ def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int, conte
     _check_keys("appended", message.append_keys.tolist())
     _check_keys("proposing", message.propose_keys.tolist())
     rows = message.rows
-    if not all(
-        0 <= start < start + count <= context_tokens for start, count in zip(starts, counts, strict=True)
-    ):
+    if not all(0 <= start < start + count <= context_tokens for start, count in zip(starts, counts, strict=True)):
         raise LinkError(f"an append of a round is empty or not within 0 to {context_tokens}")
     if rows.dim() != 2 or rows.shape[0] != sum(counts) or (counts and rows.shape[1] != hidden_size):
         raise LinkError(f"a round carries rows {list(rows.shape)}, not [{sum(counts)}, {hidden_size}]")

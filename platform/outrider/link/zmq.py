@@ -32,9 +32,7 @@ def _ipc_path(endpoint: str) -> str:
     """The socket path of an ipc endpoint; raises `ConfigurationError` for any other endpoint."""
     scheme, separator, path = endpoint.partition("://")
     if scheme == "tcp":
-        raise ConfigurationError(
-            "a draft link over tcp needs CURVE keys, which are not supported: use ipc://"
-        )
+        raise ConfigurationError("a draft link over tcp needs CURVE keys, which are not supported: use ipc://")
     if scheme != "ipc" or not separator or not path.startswith("/"):
         raise ConfigurationError(f"{endpoint!r} is not a draft link endpoint: ipc:// and an absolute path")
     if len(os.fsencode(path)) >= _MAX_PATH_BYTES or "\0" in path:
@@ -158,6 +156,11 @@ class ZmqDraftService:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the service thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Bind, with access for this user only, and serve; raises `ConfigurationError` when binding fails."""
         if self._thread is not None:
@@ -169,16 +172,9 @@ class ZmqDraftService:
             os.chmod(self._path, 0o600)
         except (zmq.ZMQError, OSError) as error:
             socket.close()
-            raise ConfigurationError(
-                f"the draft service cannot listen at {self._endpoint}: {error}"
-            ) from None
+            raise ConfigurationError(f"the draft service cannot listen at {self._endpoint}: {error}") from None
         self._thread = threading.Thread(target=self._serve, args=(socket,), name="draft-service", daemon=True)
         self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the service thread runs."""
-        return self._thread is not None and self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish the round at hand and stop listening. Idempotent, and final."""
