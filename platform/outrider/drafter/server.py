@@ -155,11 +155,9 @@ class DraftServer:
     def _draft(self, slots: list[int], order: Tensor, message: DraftRound) -> tuple[Tensor, Tensor]:
         """Token ids and confidence logits [R, γ] for proposals `order` [R], with contexts in `slots`."""
         model, gamma = self._model, self.welcome.block_size
-        anchors, positions = (
-            message.anchors[order].to(self._device),
-            message.positions[order].to(self._device),
-        )
-        sampling = _sampling(message, order, self._device)
+        integers = torch.stack((message.anchors, message.positions, message.seeds, message.choices))[:, order]
+        anchors, positions, seeds, choices = integers.to(self._device).unbind()
+        sampling = _sampling(message.temperature[order], message.top_p[order], seeds, choices)
         block_ids = anchors.new_full((len(slots), gamma), model.config.mask_token_id)
         block_ids[:, 0] = anchors
         block_positions = positions[:, None] + torch.arange(gamma, device=self._device)
@@ -185,15 +183,14 @@ def _row_positions(starts: Tensor, counts: Tensor) -> Tensor:
     return torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
 
 
-def _sampling(message: DraftRound, order: Tensor, device: torch.device) -> RowSampling:
-    """How the proposals `order` [R] of a round sample."""
-    temperature, top_p = message.temperature[order], message.top_p[order]
+def _sampling(temperature: Tensor, top_p: Tensor, seeds: Tensor, choices: Tensor) -> RowSampling:
+    """How R proposals sample; all columns [R], seeds and choices already on the drafter's device."""
     hot = temperature > 0
     return RowSampling(
-        temperature.to(device),
-        top_p.to(device),
-        message.seeds[order].to(device),
-        message.choices[order].to(device),
+        temperature.to(seeds.device),
+        top_p.to(seeds.device),
+        seeds,
+        choices,
         random=bool(hot.any()),
         nucleus=bool((hot & (top_p < 1)).any()),
     )
