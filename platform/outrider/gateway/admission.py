@@ -16,8 +16,8 @@ from outrider.types import Decision, GenerationRequest, LoadSnapshot, SamplingPa
 
 __all__ = ["Admission", "engine_request", "new_decision_id", "route", "tokenise"]
 
-INLINE_CHARACTERS = 16_384
-"""Up to here a prompt is tokenised on the event loop (a few ms at most); a longer one goes to a thread."""
+INLINE_CHARACTERS = 4096
+"""Up to here a prompt is tokenised on the event loop (about a millisecond); a longer one goes to a thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Generation:
         """List price of what was processed so far; nothing before the first token."""
         if self._first_s is None:
             return 0.0
-        return self.admission.price.cost_usd(self.prompt_tokens, self.completion_tokens)
+        return round(self.admission.price.cost_usd(self.prompt_tokens, self.completion_tokens), 12)
 
     def counts(self) -> dict[str, int]:
         """OpenAI's usage."""
@@ -90,7 +90,7 @@ class Generation:
             **self.counts(),
             "outrider": {
                 "decision": self.admission.decision.decision_id,
-                "cost_usd": round(outcome.cost_usd, 12),
+                "cost_usd": outcome.cost_usd,
                 "limited_by": outcome.limited_by,
                 "rounds": summary.rounds if summary else max(0, self._chunks - 1),
                 "drafted_tokens": summary.drafted_tokens if summary else None,
