@@ -74,11 +74,12 @@ def parse_policy(text: str, file: str = "policy") -> PolicyReport:
         return _refused(file, "the file is empty; policies/default.yaml shows a complete one")
     if not isinstance(document.data, dict):
         return _refused(file, "a policy is a mapping that begins with `version: 1`")
-    problems = [*document.problems, *cross_problems(document)]
+    problems = list(document.problems)
     try:
         spec = PolicySpec.model_validate(document.data)
     except ValidationError as error:
         problems += schema_problems(error, document)
+    problems += cross_problems(document)
     if problems:
         return PolicyReport(None, tuple(sorted(problems, key=lambda each: (each.line, each.column))))
     return PolicyReport(compile_policy(spec), warnings=tuple(warnings(spec, document)))

@@ -95,8 +95,8 @@ class TierSpec(_Spec):
 
     ttft_ms: Milliseconds | None = None
     tpot_ms: Milliseconds | None = None
-    batch_class: Name
-    also_batch_classes: list[Name] = []
+    batch_class: str
+    also_batch_classes: list[str] = []
     max_depth: Depth = 7
     objective: Objective | None = None
 
@@ -112,8 +112,8 @@ class TenantSpec(_Spec):
     """Who calls: keys, service level, granted models, limits."""
 
     keys: list[KeySpec]
-    tier: Name
-    models: list[Name] = Field(min_length=1)
+    tier: str
+    models: list[str] = Field(min_length=1)
     max_depth: Depth | None = None
     max_cost_usd_per_request: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     objective: Objective | None = None

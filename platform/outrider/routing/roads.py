@@ -132,6 +132,7 @@ def _grid(query: RouteQuery, snapshot: LoadSnapshot, policy: Policy) -> tuple[Gr
     grid = Grid(
         depths=np.tile(np.array(caps, dtype=np.int64), len(classes)),
         co_batch_tokens=np.repeat(np.array([each.co_batch_tokens for each in classes]), len(caps)),
+        prefill_share=np.repeat(np.array([each.prefill_share for each in classes]), len(caps)),
         wait_s=np.repeat(np.array([each.admission_wait_s for each in classes]), len(caps)),
     )
     return grid, tuple(each for each in classes for _ in caps)
