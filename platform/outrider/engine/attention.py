@@ -94,7 +94,8 @@ def _group(spans: list[Span], firsts: list[int], query_groups: int, dtype: torch
     first = torch.tensor(firsts, device=device)
     queries = torch.where(inside, first[:, None] + offsets, 0)
 
-    slots = torch.zeros(len(spans), context, dtype=torch.int64, device=device)
+    # Padding reads the sequence's own first slot: its weight is zero, but 0·NaN from a stranger's memory is NaN.
+    slots = torch.stack([span.slots[0] for span in spans])[:, None].repeat(1, context)
     for row, span in enumerate(spans):
         slots[row, : span.start + span.length] = span.slots[: span.start + span.length]
     visible = torch.arange(context, device=device) <= (starts[:, None] + offsets.clamp(max=longest))[:, :, None]
