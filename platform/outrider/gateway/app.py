@@ -15,6 +15,7 @@ from outrider.errors import InvalidRequest, OutriderError, RequestTooLarge
 from outrider.gateway.asks import Endpoint, parse_ask
 from outrider.gateway.call import Call, CallMiddleware, call_of
 from outrider.gateway.errors import error_from_http, error_response, presentable
+from outrider.gateway.openapi import describe, request_body
 from outrider.gateway.response import GenerationResponse
 from outrider.gateway.schema import ChatBody, CompletionBody, decode_object
 from outrider.gateway.service import Gateway
@@ -41,14 +42,14 @@ def create_app(
     """The application, with its `Gateway` at `app.state.gateway` (drain, running).
 
     policy returns the one in force at each request. upstreams and texts are keyed by model name and read live.
-    Raises ConfigurationError at startup where the event log cannot be written; closes it at shutdown.
+    Raises ConfigurationError where the event log cannot be written; the log is closed at shutdown.
     """
     gateway = Gateway(settings, policy, upstreams, texts, metrics=metrics, events=events)
+    if events is not None:
+        events.start()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if events is not None:
-            events.start()
         yield
         if events is not None:
             events.close()
@@ -59,8 +60,9 @@ def create_app(
     app.add_exception_handler(OutriderError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)
     for path, body in (("/v1/chat/completions", ChatBody), ("/v1/completions", CompletionBody)):
-        app.post(path, openapi_extra=_documented(body))(_generate(gateway, GENERATION_PATHS[path]))
+        app.post(path, openapi_extra=request_body(body))(_generate(gateway, GENERATION_PATHS[path]))
     _add_queries(app, gateway)
+    describe(app, ChatBody, CompletionBody)
     return app
 
 
@@ -130,8 +132,3 @@ def _reporter(metrics: Metrics) -> Callable[[Call], None]:
 
 def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _documented(body: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
-    """OpenAPI for a route that reads its own body."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}

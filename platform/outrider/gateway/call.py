@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 import msgspec
@@ -29,12 +29,13 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(slots=True)
 class Call:
-    """What is known of an exchange while it lasts. received_s: monotonic; tenant and model once known."""
+    """What is known of an exchange while it lasts. received_s: monotonic; empty fields were never known."""
 
     request_id: str
     received_s: float
     tenant: str = ""
     model: str = ""
+    decision_id: str = ""
     status: int = 0
 
 
@@ -60,12 +61,11 @@ class CallMiddleware:
             return
         call = Call(_request_id(scope), time.monotonic())
         scope["outrider.call"] = call
-        header = (b"x-request-id", call.request_id.encode())
 
         async def identified(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], *_ids(call)]
             await send(message)
 
         try:
@@ -82,6 +82,13 @@ class CallMiddleware:
             self._report(call)
             if self._access_log:
                 _access.info(_access_line(scope, call))
+
+
+def _ids(call: Call) -> Iterator[tuple[bytes, bytes]]:
+    """Also on refusals: a decision that was never carried out has candidates that explain why."""
+    yield b"x-request-id", call.request_id.encode()
+    if call.decision_id:
+        yield b"x-outrider-decision", call.decision_id.encode()
 
 
 def _request_id(scope: Scope) -> str:

@@ -16,6 +16,7 @@ from outrider.errors import (
     InvalidKey,
     InvalidRequest,
     MethodNotAllowed,
+    NoFeasibleRoute,
     OutriderError,
     RouteNotFound,
     RuntimeFault,
@@ -61,12 +62,13 @@ def error_from_chunk(text: str | None) -> OutriderError:
 
 
 def _headers(error: OutriderError) -> Iterator[tuple[str, str]]:
-    if isinstance(error, BudgetExhausted):
+    hopeless = isinstance(error, NoFeasibleRoute) and error.retry_after_s is None
+    if hopeless or isinstance(error, BudgetExhausted):
         yield "x-should-retry", "false"
     if isinstance(error, InvalidKey):
         yield "www-authenticate", "Bearer"
     wait_s = error.retry_after_s
-    if wait_s is None and isinstance(error, CapacityError):
+    if wait_s is None and isinstance(error, CapacityError) and not hopeless:
         wait_s = DEFAULT_RETRY_S
     if wait_s is not None:
         yield "retry-after", str(max(1, math.ceil(wait_s)))

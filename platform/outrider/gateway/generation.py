@@ -92,6 +92,7 @@ class Generation:
                 "decision": self.admission.decision.decision_id,
                 "cost_usd": outcome.cost_usd,
                 "limited_by": outcome.limited_by,
+                "seed": self.admission.ask.seed,
                 "rounds": summary.rounds if summary else max(0, self._chunks - 1),
                 "drafted_tokens": summary.drafted_tokens if summary else None,
                 "admitted_tokens": summary.admitted_tokens if summary else None,

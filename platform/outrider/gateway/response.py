@@ -44,6 +44,7 @@ class GenerationResponse(Response):
     async def _run(self, send: Send) -> None:
         """Whatever ends this, the generation's upstream is closed and the generation is settled."""
         status, shown = CLIENT_GONE, None
+        self._gateway.begin()
         try:
             async with aclosing(self._generation.pieces()) as pieces:
                 await (self._stream(pieces, send) if self._ask.stream else self._whole(pieces, send))
@@ -104,7 +105,6 @@ class GenerationResponse(Response):
     def _decision_headers(self) -> list[tuple[bytes, bytes]]:
         decision = self._generation.admission.decision
         named = {
-            "decision": decision.decision_id,
             "model": decision.model,
             "depth-cap": str(decision.depth_cap),
             "batch-class": decision.batch_class.name,

@@ -79,7 +79,7 @@ class Gateway:
         if self.draining:
             raise NotReady("this gateway is shutting down; another one takes the request")
         prompts = await tokenise(ask, tenant, self._texts)
-        decision_id = new_decision_id()
+        decision_id = call.decision_id = new_decision_id()
         try:
             decision = route(
                 ask,
@@ -112,8 +112,11 @@ class Gateway:
             received_s=call.received_s,
             time_s=time_s,
         )
-        self.running += 1
         return Generation(admission, self._upstreams[decision.model])
+
+    def begin(self) -> None:
+        """Count a generation as running; `settle` ends that."""
+        self.running += 1
 
     def settle(self, generation: Generation, status: int, error: OutriderError | None = None) -> None:
         """Account for a generation that ended, however it did; the first call counts."""

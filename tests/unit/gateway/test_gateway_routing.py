@@ -79,10 +79,26 @@ async def test_an_exhausted_budget_is_not_to_be_retried(site: Any) -> None:
 async def test_hard_limits_out_of_reach_are_429(site: Any) -> None:
     response = await site.chat(headers={"x-outrider-tpot-ms": "0.0001"})
     assert (response.status_code, response.json()["error"]["code"]) == (429, "no_feasible_route")
-    assert response.headers["retry-after-ms"]
-    event = next(site.events.read())
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
+    event = site.events.find(response.headers["x-outrider-decision"])
     assert (event.decision, event.outcome.status, event.outcome.error_code) == (None, 429, "no_feasible_route")
     assert event.budgets.tpot_s == pytest.approx(1e-7)
+
+
+async def test_a_busy_replica_says_when_to_come_back(site: Any) -> None:
+    site.flash.load = dataclasses.replace(site.flash.load, queued_requests=50, queued_tokens=5000, running_requests=16)
+    response = await site.chat(outrider={"ttft_ms": 30})
+    assert response.status_code == 429
+    assert int(response.headers["retry-after-ms"]) <= 1000 * int(response.headers["retry-after"])
+    assert "x-should-retry" not in response.headers
+
+
+async def test_a_drawn_seed_is_told_so_that_an_answer_can_be_repeated(site: Any) -> None:
+    seeds = [(await site.chat()).json()["usage"]["outrider"]["seed"] for _ in range(2)]
+    assert seeds == [request.sampling.seed for request, _ in site.flash.requests]
+    assert seeds[0] != seeds[1]
+    assert (await site.chat(seed=-5)).json()["usage"]["outrider"]["seed"] == -5
 
 
 async def test_the_default_output_limit_fits_the_context(site: Any, make_site: Any) -> None:
