@@ -24,6 +24,7 @@ class Effort:
     pretrain_s: float
     drafter_s: float
     regenerated: int
+    answer_tokens: int = 200
     batch_windows: int = 8
     window_tokens: int = 512
     checkpoint_s: float = 120.0
@@ -87,7 +88,7 @@ def scaled(shape: TargetShape, scale: float) -> TargetShape:
     if scale >= 0.1:
         return replace(shape, effort=effort)
     drafter = replace(shape.drafter, layers=1, target_layer_ids=(-1, 0), markov_rank=8)
-    small = replace(effort, batch_windows=2, window_tokens=192)
+    small = replace(effort, answer_tokens=24, batch_windows=2, window_tokens=192)
     return replace(
         shape, vocab_size=512, hidden_size=32, layers=2, intermediate_size=64, heads=2, kv_heads=1, head_dim=16,
         drafter=drafter, effort=small,

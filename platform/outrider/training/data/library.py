@@ -40,11 +40,11 @@ class SourceFile:
 
 
 @cache
-def source_files() -> tuple[SourceFile, ...]:
-    """The library's parseable modules in a fixed order."""
+def source_files(stride: int) -> tuple[SourceFile, ...]:
+    """Every `stride`-th of the library's parseable modules, in a fixed order."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[SourceFile] = []
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(root.rglob("*.py"))[::stride]:
         relative = path.relative_to(root)
         if SKIPPED_PARTS.intersection(relative.parts) or path.stat().st_size > MAX_FILE_BYTES:
             continue
@@ -58,10 +58,10 @@ def source_files() -> tuple[SourceFile, ...]:
     return tuple(found)
 
 
-def library_documents(domain: str, rng: random.Random) -> list[Document]:
-    """What the library offers for `code` (a share of its plain text) or for `prose`, in file order."""
+def library_documents(domain: str, rng: random.Random, scale: float = 1.0) -> list[Document]:
+    """What the library (a share `scale` of it) offers for `code` (some of it as plain text) or `prose`, in file order."""
     documents: list[Document] = []
-    for file in source_files():
+    for file in source_files(max(1, round(1 / scale))):
         if domain == "code":
             documents.extend(window for window in _code_windows(file) if rng.random() < PLAIN_CODE_SHARE)
             documents.extend(_completions(file, rng))
