@@ -6,8 +6,8 @@ A target finds its drafter through a Serve handle and talks to it over ZeroMQ; a
 No step and no token makes a Ray call.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: Serve validates a config file's args into the class that `build` is
+# annotated with, and does not resolve an annotation that is a string.
 import logging
 from typing import Any
 

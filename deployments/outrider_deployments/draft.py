@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.sockets import PrivateEndpoint
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class DraftReplica:
     """Loads a drafter and answers rounds on a socket of its own; Serve only places it and hands out the address."""
 
     def __init__(self, name: str, directory: Path, role: RoleConfig) -> None:
+        join_serve_logs()
         # Torch is imported here, not by the driver that only names this class.
         import torch
 

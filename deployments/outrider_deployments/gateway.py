@@ -12,6 +12,7 @@ from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from outrider.types import GenerationRequest
+from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.upstream import GenerateCall, Upstreams
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Gateway:
         from outrider.telemetry import EventLog
         from outrider.text import TextModel
 
+        join_serve_logs()
         policy = load_policy(found.policy)
         handles = {name: ServeTarget(handle) for name, handle in targets.items()}
         self._upstreams = Upstreams(handles, stale_s=config.timeouts.snapshot_stale_s)

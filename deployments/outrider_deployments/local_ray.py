@@ -58,9 +58,9 @@ def other_cluster() -> str | None:
 def start() -> None:
     """A new local Ray: no dashboard, a small object store, quiet."""
     import ray
+    import ray.serve
 
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray.init(
         address="local",
         include_dashboard=False,

@@ -57,6 +57,10 @@ class StopSignal:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._asked = threading.Event()
+        self.listen()
+
+    def listen(self) -> None:
+        """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -136,6 +140,7 @@ def _serve(options: Options, config: AppConfig, console: Console, stop: StopSign
         try:
             status.update("starting Ray")
             local_ray.start()
+            stop.listen()
             stop.check()
             status.update("starting Serve")
             _deploy(config, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from outrider.types import GenerationRequest
 from outrider_deployments.open_requests import OpenRequests
+from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class TargetReplica:
     def __init__(
         self, name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts, draft: DeploymentHandle | None
     ) -> None:
+        join_serve_logs()
         # Torch is imported here, not by the driver that only names this class.
         from outrider.engine import EngineLoop
 

@@ -63,7 +63,7 @@ class ServeUpstream:
         arrived: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
         self._streams[request.request_id] = arrived
         call = self._target.generate(request, self._gateway)
-        watch = asyncio.ensure_future(_watch(call, arrived))
+        watch = asyncio.ensure_future(self._watch(call, arrived))
         ended = False
         try:
             while not ended:
@@ -96,8 +96,26 @@ class ServeUpstream:
                 try:
                     await self._target.attach_gateway(self._gateway)
                 except Exception as error:  # whatever Serve raises while replicas come and go
-                    logger.info("target %s does not answer yet: %s", self.model, error)
+                    logger.debug("target %s does not answer yet: %r", self.model, error)
             await asyncio.sleep(self._stale_s / 4)
+
+    async def _watch(self, call: GenerateCall, arrived: asyncio.Queue[TokenChunk | OutriderError]) -> None:
+        """Turn the end of the handle call into the end of the stream, unless the last chunk is there first."""
+        try:
+            await call
+            await asyncio.sleep(LAST_CHUNK_S)
+            arrived.put_nowait(TargetLost("the target ended the request but its last tokens never arrived"))
+        except OutriderError as error:
+            # Ray raises an instance of both its own error and the replica's, which it keeps as `cause`.
+            cause = getattr(error, "cause", None)
+            arrived.put_nowait(cause if isinstance(cause, OutriderError) else error)
+        except asyncio.CancelledError:
+            arrived.put_nowait(NotReady("the target was stopped before it took the request"))
+            raise
+        except Exception as error:  # Ray's own: the replica died, or is unreachable
+            logger.warning("a call of %s failed: %r", self.model, error)
+            self._loads.clear()  # whoever still lives says so within a second
+            arrived.put_nowait(TargetLost("the target was lost while it was answering"))
 
 
 class Upstreams:
@@ -120,21 +138,3 @@ class Upstreams:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._receiver.close()
-
-
-async def _watch(call: GenerateCall, arrived: asyncio.Queue[TokenChunk | OutriderError]) -> None:
-    """Turn the end of the handle call into the end of the stream, unless the last chunk is there first."""
-    try:
-        await call
-        await asyncio.sleep(LAST_CHUNK_S)
-        arrived.put_nowait(TargetLost("the target ended the request but its last tokens never arrived"))
-    except OutriderError as error:
-        # Ray raises an instance of both its own error and the replica's, which it keeps as `cause`.
-        cause = getattr(error, "cause", None)
-        arrived.put_nowait(cause if isinstance(cause, OutriderError) else error)
-    except asyncio.CancelledError:
-        arrived.put_nowait(NotReady("the target was stopped before it took the request"))
-        raise
-    except Exception as error:  # Ray's own: the replica died, or is unreachable
-        logger.warning("target call failed: %r", error)
-        arrived.put_nowait(TargetLost("the target was lost while it was answering"))
