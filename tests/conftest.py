@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from support.tiny import TinyPair, make_drafter, make_target, reference
 
 torch.set_num_threads(1)  # matrices this small gain nothing from threads, and wait long for them on a busy machine

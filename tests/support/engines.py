@@ -57,7 +57,9 @@ def in_process_link(engine: Engine, drafter: Path) -> InProcessLink:
     return InProcessLink(DraftServer(DSparkModel.load(drafter), drafter.name), hello)
 
 
-def open_tiny(target: Path, drafter: Path | None, link: LinkKind = LinkKind.IN_PROCESS, **overrides: Any) -> LocalEngine:
+def open_tiny(
+    target: Path, drafter: Path | None, link: LinkKind = LinkKind.IN_PROCESS, **overrides: Any
+) -> LocalEngine:
     """`open_engine` with the test's settings and curve."""
     return open_engine(target, drafter, link=link, settings=settings(**overrides), curve=CURVE)
 

@@ -35,7 +35,9 @@ def first_difference(ours: Sequence[int], reference: Sequence[int]) -> int | Non
 
 
 @torch.inference_mode()
-def greedy_reference(model: Any, prompt: Sequence[int], max_tokens: int, **kwargs: Any) -> tuple[list[int], list[float]]:
+def greedy_reference(
+    model: Any, prompt: Sequence[int], max_tokens: int, **kwargs: Any
+) -> tuple[list[int], list[float]]:
     """`transformers.generate` on one prompt: its tokens and its own top-two logit gap at each of them."""
     ids = torch.tensor([list(prompt)])
     result = model.generate(
