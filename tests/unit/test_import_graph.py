@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "evals": LEAVES | {"telemetry"},
     "replay": LEAVES | {"policy", "routing", "scheduling", "telemetry"},
     "local": LEAVES | LOCAL,
-    "cli": LEAVES | LOCAL | {"training", "evals", "replay", "local"},
+    "bench": LEAVES | LOCAL | {"local"},
+    "cli": LEAVES | LOCAL | {"training", "evals", "replay", "local", "bench"},
     "__main__": {"cli"},
     "kernels": set(),
 }

@@ -1,0 +1,22 @@
+"""Reproducible figures: exactness, acceptance and speed, each arm measured beside the others in one run."""
+
+from outrider.bench.acceptance import measure_acceptance
+from outrider.bench.decode import measure_decode
+from outrider.bench.exact import measure_exact
+from outrider.bench.http import measure_http
+from outrider.bench.report import Report, Table
+from outrider.bench.seeds import measure_seeds
+from outrider.bench.setup import Setup
+from outrider.bench.spread import Spread
+
+__all__ = [
+    "Report",
+    "Setup",
+    "Spread",
+    "Table",
+    "measure_acceptance",
+    "measure_decode",
+    "measure_exact",
+    "measure_http",
+    "measure_seeds",
+]

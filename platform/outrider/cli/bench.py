@@ -1,0 +1,238 @@
+"""`outrider bench`: figures of this machine, each arm measured beside the others in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from outrider import demo_models
+from outrider.errors import ConfigurationError
+from outrider.policy import DEMO_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outrider.bench import Report, Setup
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Measure exactness, acceptance and speed on this machine.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option(help="Demo model to measure: flash or pro.")]
+Target = Annotated[Path | None, typer.Option(help="Target directory, instead of a demo model.")]
+Drafter = Annotated[Path | None, typer.Option(help="Its drafter's directory.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads per process; every CPU if absent.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+HeldOut = Annotated[Path | None, typer.Option(help="JSON lines of {domain, messages}, instead of the shipped ones.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the JSON form to this file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+MaxTokens = Annotated[int, typer.Option(min=2, help="Output tokens per request.")]
+Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions of every arm.")]
+Streams = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
+
+
+@app.command()
+def exact(
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 200,
+    max_tokens: MaxTokens = 64,
+    streams: Streams = 16,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Greedy output against transformers.generate, by depth and link. Exit code 1 on a mismatch or too many ties."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_exact
+
+    with _saying() as say:
+        report = measure_exact(setup, prompts=prompts, max_tokens=max_tokens, streams=streams, say=say)
+    _finish(report, out, as_json)
+
+
+@app.command()
+def seeds(
+    prompts: Annotated[int, typer.Option(min=1, help="Seeded requests.")] = 16,
+    max_tokens: MaxTokens = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of every request.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus of every second request.")] = 0.9,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Draft in this process, not in another.")] = False,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """One seed at depth 0 and in full, alone and in company, through a drafter's restart. Exit code 1 on a mismatch."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_seeds
+    from outrider.local import LinkKind
+
+    link = LinkKind.IN_PROCESS if in_process else LinkKind.PROCESS
+    with _saying() as say:
+        report = measure_seeds(
+            setup, prompts=prompts, max_tokens=max_tokens, temperature=temperature, top_p=top_p, link=link, say=say
+        )
+    _finish(report, out, as_json)
+
+
+@app.command()
+def acceptance(
+    temperature: Annotated[list[float] | None, typer.Option(min=0.0, help="Repeatable; 0 and 1 if absent.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts; all if absent.")] = None,
+    max_tokens: MaxTokens = 128,
+    streams: Streams = 16,
+    repetitions: Repetitions = 5,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Acceptance length τ by domain, with everything verified and as Algorithm 1 trims."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_acceptance
+
+    with _saying() as say:
+        report = measure_acceptance(
+            setup, temperatures=temperature or [0.0, 1.0], prompts=prompts, max_tokens=max_tokens, streams=streams,
+            repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
+def decode(
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a one-stream repetition.")] = 8,
+    max_tokens: MaxTokens = 128,
+    repetitions: Repetitions = 5,
+    stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="Let answers end by themselves.")] = False,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Tokens per second, separated and colocated, against no drafter and against transformers.generate."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_decode
+
+    with _saying() as say:
+        report = measure_decode(
+            setup, streams=tuple(streams or (1, 16)), prompts=prompts, max_tokens=max_tokens,
+            repetitions=repetitions, stop_at_eos=stop_at_eos, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
+def http(
+    url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
+    key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,
+    streams: Streams = 16,
+    max_tokens: MaxTokens = 128,
+    repetitions: Repetitions = 5,
+    idle_requests: Annotated[int, typer.Option(min=1, help="Requests for the time to first token.")] = 20,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Streaming over HTTP against the same model in this process. Give --threads what the server's config gives."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_http
+    from outrider.bench.http import own_server
+
+    with _saying() as say:
+
+        def measure(at: str) -> Report:
+            return measure_http(
+                setup, url=at, key=key, model=model, streams=streams, max_tokens=max_tokens,
+                repetitions=repetitions, idle_requests=idle_requests, say=say,
+            )  # fmt: skip
+
+        if url is not None:
+            report = measure(url)
+        else:
+            with own_server(say) as started:
+                report = measure(started)
+    _finish(report, out, as_json)
+
+
+def _setup(
+    model: str, target: Path | None, drafter: Path | None, threads: int | None, dtype: str, device: str,
+    held_out: Path | None,
+) -> Setup:  # fmt: skip
+    """Resolve the options. Torch is imported here: its thread pool reads the wait policy when it is loaded."""
+    if (target is None) != (drafter is None):
+        raise ConfigurationError("give --target and --drafter together: one was made for the other", param="drafter")
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigurationError(f"--dtype is float32 or bfloat16, not {dtype}", param="dtype")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+    from transformers.utils import logging
+
+    from outrider.bench import Setup
+
+    logging.disable_progress_bar()
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    return Setup(
+        target=target or demo_models.path(model),
+        drafter=drafter or demo_models.path(f"{model}-drafter"),
+        threads=torch.get_num_threads(),
+        dtype=getattr(torch, dtype),
+        device=device,
+        held_out=held_out,
+    )
+
+
+@contextmanager
+def _saying() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being measured; nothing when stderr is not a terminal."""
+    with Console(stderr=True).status("loading") as status:
+        yield status.update
+
+
+def _finish(report: Report, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        report.write(out)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        console.width = console.width if console.is_terminal else max(console.width, 140)
+        report.show(console)
+    if not report.passed:
+        raise typer.Exit(1)
