@@ -69,10 +69,10 @@ def create_app(
 def _generate(gateway: Gateway, endpoint: Endpoint) -> Callable[[Request], Any]:
     async def generate(request: Request) -> Response:
         call = call_of(request.scope)
-        tenant = gateway.authenticate(call, request.headers.get("authorization"))
+        caller = gateway.authenticate(call, request.headers.get("authorization"))
         body = decode_object(await _read(request, gateway.settings.max_body_bytes))
         ask = parse_ask(endpoint, body, request.headers)
-        return GenerationResponse(gateway, await gateway.open(call, tenant, ask))
+        return GenerationResponse(gateway, await gateway.open(call, caller, ask))
 
     return generate
 
@@ -84,14 +84,14 @@ def _add_queries(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        tenant = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
         model = {"object": "model", "created": created, "owned_by": "outrider"}
-        return _json({"object": "list", "data": [{"id": name, **model} for name in gateway.models(tenant)]})
+        return _json({"object": "list", "data": [{"id": name, **model} for name in gateway.models(caller.tenant)]})
 
     @app.get("/v1/outrider/decisions/{decision_id}")
     async def decision(request: Request, decision_id: str) -> Response:
-        tenant = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
-        return _json(gateway.decision(tenant, decision_id))
+        caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        return _json(gateway.decision(caller.tenant, decision_id))
 
     @app.get("/health")
     async def health() -> Response:

@@ -44,6 +44,7 @@ class Generation:
                 text = stop.push(self._text(chunk, detokenizer))
                 if stop.matched is not None:
                     self.finish_reason = FinishReason.STOP.value
+                    await stream.aclose()  # now, not after the last bytes: a slow reader must not keep the model busy
                 elif chunk.finish is not None:
                     text += stop.flush()
                     self.finish_reason = _finish_reason(chunk)

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 INT64 = 2**63
+DEFAULT_LIMIT = "Largest number of tokens to generate; without it 256, or less where context or budget leave less."
 DAY_MS = 86_400_000
 MESSAGE_EXTRAS = ("annotations", "audio", "function_call", "name", "refusal", "tool_calls")
 """Fields of a message that clients echo back as null or empty from an earlier answer."""
@@ -104,7 +105,7 @@ class GenerationBody(_Body):
     """What both endpoints share."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description=DEFAULT_LIMIT)
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

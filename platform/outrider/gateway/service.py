@@ -20,7 +20,15 @@ from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
 from outrider.types import Decision, LoadSnapshot
 
-__all__ = ["Gateway"]
+__all__ = ["Caller", "Gateway"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and the policy that says so: one policy rules a request from its key to its price."""
+
+    tenant: Tenant
+    policy: Policy
 
 
 @dataclass(slots=True)
@@ -66,19 +74,20 @@ class Gateway:
         """Refuse new requests from now on; running ones finish (`running` counts them)."""
         self.draining = True
 
-    def authenticate(self, call: Call, authorization: str | None) -> Tenant:
-        """The caller's tenant. Raises InvalidKey."""
+    def authenticate(self, call: Call, authorization: str | None) -> Caller:
+        """The caller behind a bearer key. Raises InvalidKey."""
+        policy = self._policy()
         scheme, _, key = (authorization or "").partition(" ")
-        tenant = self._policy().tenant_for_key(key.strip() if scheme.lower() == "bearer" else None)
+        tenant = policy.tenant_for_key(key.strip() if scheme.lower() == "bearer" else None)
         call.tenant = tenant.name
-        return tenant
+        return Caller(tenant, policy)
 
-    async def open(self, call: Call, tenant: Tenant, ask: Ask) -> Generation:
+    async def open(self, call: Call, caller: Caller, ask: Ask) -> Generation:
         """Route a request; the model starts on it when the generation is iterated. Raises typed refusals."""
-        time_s, policy = time.time(), self._policy()
-        if self.draining:
-            raise NotReady("this gateway is shutting down; another one takes the request")
+        time_s, tenant, policy = time.time(), caller.tenant, caller.policy
         prompts = await tokenise(ask, tenant, self._texts)
+        if self.draining:  # after the only await: from here to `begin` nobody can start to drain
+            raise NotReady("this gateway is shutting down; another one takes the request")
         decision_id = call.decision_id = new_decision_id()
         try:
             decision = route(
