@@ -38,10 +38,9 @@ def check(config: AppConfig) -> Preflight:
     policy_path = resolve_path(config.policy)
     policy = load_policy(policy_path)
     models = {name: _check_model(name, model) for name, model in config.models.items()}
-    if missing := sorted(set(policy.models) - set(models)):
+    if unpriced := sorted(set(models) - set(policy.models)):
         raise PolicyError(
-            f"{policy_path.name} prices model '{missing[0]}', which this configuration does not serve "
-            f"(it serves {', '.join(sorted(models))})"
+            f"{policy_path.name}: no entry under `models` for '{unpriced[0]}', which this configuration serves"
         )
     return Preflight(policy_path, models)
 

@@ -104,7 +104,7 @@ def load_config(path: str, *, policy: str | None = None) -> AppConfig:
         applications = document["applications"]
         arguments: dict[str, Any] = applications[0]["args"]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} does not load: {error}") from error
+        raise ConfigurationError(f"{path} does not load: {' '.join(str(error).split())}") from error
     except (KeyError, IndexError, TypeError) as error:
         raise ConfigurationError(f"{path} is not a Serve config with applications and args") from error
     if policy is not None:

@@ -1,0 +1,161 @@
+"""What keeps `make serve` from starting ends as one typed line and status 1, before anything was started."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from outrider.errors import DrafterMismatch, ModelDirectoryError
+from outrider_deployments import local_ray, serve_local
+from outrider_deployments.config import AppConfig
+from outrider_deployments.readiness import startup_failure
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Starting Ray fails the test; the signal handlers of the test runner come back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(local_ray, "start", lambda: pytest.fail("Ray was started"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _config(folder: Path, **models: Any) -> str:
+    document = {"applications": [{"args": {"policy": "policies/default.yaml", "models": models}}]}
+    path = folder / "app.yaml"
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    return str(path)
+
+
+def _model(folder: Path, **changes: Any) -> str:
+    folder.mkdir()
+    config = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4} | changes
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    return str(folder)
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a start that must fail printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert serve_local.main([*arguments, *([] if "--port" in arguments else ["--port", str(port)])]) == 1
+    output = capsys.readouterr().out
+    assert "Traceback" not in output
+    return output.strip()
+
+
+def test_a_missing_model_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(tmp_path, flash={"directory": "no/such", "drafter": "none"})
+    assert _run(capsys, "--config", config).startswith("model_directory_error: no such path: no/such")
+
+
+def test_a_drafter_of_another_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = _model(tmp_path / "target")
+    drafter = _model(tmp_path / "drafter", hidden_size=48, block_size=7, target_layer_ids=[1])
+    config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
+    assert "drafter_mismatch" in _run(capsys, "--config", config)
+
+
+@pytest.mark.parametrize("layer", [3, 9, -2])
+def test_a_tapped_layer_that_is_final_or_out_of_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layer: int
+) -> None:
+    target = _model(tmp_path / "target")
+    drafter = _model(tmp_path / "drafter", block_size=7, target_layer_ids=[layer])
+    config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
+    assert f"names layer {layer}" in _run(capsys, "--config", config)
+
+
+def test_a_bad_policy_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nmodells: {}\n", "utf-8")
+    config = _config(tmp_path, flash={"directory": _model(tmp_path / "target"), "drafter": "none"})
+    assert "policy.yaml:2:1: modells" in _run(capsys, "--config", config, "--policy", str(policy))
+
+
+def test_a_served_model_the_policy_does_not_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(tmp_path, other={"directory": _model(tmp_path / "target"), "drafter": "none"})
+    assert "'other'" in _run(capsys, "--config", config)
+
+
+def test_an_unknown_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(tmp_path, flash={"directory": "x", "drafter": "none", "speed": 3})
+    assert _run(capsys, "--config", config).startswith("configuration_error: app.yaml: models.flash.speed: ")
+
+
+@pytest.mark.parametrize("text", ["", "applications: []", "{", "applications: [{name: x}]"])
+def test_a_file_that_is_no_serve_config(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text(text, "utf-8")
+    assert "configuration_error: " in _run(capsys, "--config", str(path))
+
+
+def test_a_busy_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(tmp_path, flash={"directory": "x", "drafter": "none"})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert _run(capsys, "--config", config, "--port", port).startswith(f"port_in_use: port {port} on 127.0.0.1")
+
+
+def test_a_cluster_in_the_environment_is_not_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")
+    config = _config(tmp_path, flash={"directory": "x", "drafter": "none"})
+    assert "RAY_ADDRESS is set to 10.1.2.3:6379" in _run(capsys, "--config", config)
+
+
+def test_a_cluster_of_this_machine_is_seen_only_while_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr(local_ray, "CURRENT_CLUSTER", noted)
+    assert local_ray.other_cluster() is None
+    with socket.socket() as cluster:
+        cluster.bind(("127.0.0.1", 0))
+        cluster.listen()
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        noted.write_text(address, "utf-8")
+        assert local_ray.other_cluster() == address
+    assert local_ray.other_cluster() is None
+
+
+def test_host_and_port_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", "8123")
+    options = serve_local._options([])
+    assert (options.host, options.port, options.url) == ("0.0.0.0", 8123, "http://127.0.0.1:8123")
+
+
+def test_a_constructor_that_fails_is_reported_as_its_typed_error() -> None:
+    message = (
+        "The deployment failed to start 1 times in a row.\nTraceback (most recent call last):\n  File x\n"
+        "outrider.errors.ModelDirectoryError: model flash: weights do not load: truncated"
+    )
+    error = startup_failure(message)
+    assert isinstance(error, ModelDirectoryError)
+    assert error.message == "model flash: weights do not load: truncated"
+    assert isinstance(startup_failure("x\noutrider.errors.DrafterMismatch: no"), DrafterMismatch)
+    assert startup_failure("Deployment is updating.") is None
+    assert startup_failure("ValueError: something else") is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+def test_serve_can_read_the_annotation_of_the_builder() -> None:
+    from outrider_deployments.app import build
+
+    (parameter,) = inspect.signature(build).parameters.values()
+    assert parameter.annotation is AppConfig
