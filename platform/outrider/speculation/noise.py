@@ -5,10 +5,11 @@ device draws the same numbers. Position is the absolute position of the token *b
 
     key(row)   = splitmix64 chained over seed, choice, position      → two 32-bit halves k0, k1
     i(row, v)  = mix32(mix32(v·φ ^ k0) ^ k1)                          32-bit integer
-    u          = (i + ½)·2⁻³²
+    u          = (i + ½)·2⁻³², at most 1 − 2⁻²⁴
     E(row, v)  = −log1p(−u)                                           Exp(1)
 
-−log1p(−u) rather than −log(u): the latter rounds to zero in fp32 for u near one and then any token would win.
+−log1p(−u) rather than −log(u): the latter rounds to zero in fp32 for u near one and then any token would win. fp32
+rounds the largest i up to u = 1, where E is infinite: the only token of a one-token nucleus would then lose to token 0.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["race_noise", "row_keys"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _TOKEN_STRIDE: Final = 0x9E3779B1 - (1 << 32)  # 2³²/φ as a wrapped int32: spreads neighbouring token ids
+_LARGEST: Final = 1.0 - 2.0**-24
 _MIX_A: Final = 0x7FEB352D  # lowbias32 (Wellons), bias 0.17 per mille over all inputs
 _MIX_B: Final = 0x846CA68B - (1 << 32)
 
@@ -61,5 +63,5 @@ def race_noise(seeds: Tensor, choices: Tensor, positions: Tensor, vocab: int) ->
     lanes = _mix32(tokens[None, :] ^ keys[:, :1])
     lanes ^= keys[:, 1:]
     integers = _mix32(lanes).to(torch.int64) & 0xFFFFFFFF
-    uniform = integers.to(torch.float32).add_(0.5).mul_(2.0**-32)
+    uniform = integers.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=_LARGEST)
     return torch.log1p(uniform.neg_()).neg_()
