@@ -170,6 +170,12 @@ def test_a_request_limit_drops_candidates_and_says_which(policy: Policy) -> None
     assert all(record["feasible"] for record in decision.candidates[: -len(dropped)])
 
 
+def test_a_deadline_outranks_the_objective(policy: Policy) -> None:
+    loads = BOTH | {"flash": load("flash", queued_tokens=20_000, queued_requests=20)}
+    assert ask(policy, objective="cheapest", snapshots=loads).model == "flash"
+    assert ask(policy, objective="cheapest", snapshots=loads, budgets=Budgets(deadline_s=8.0)).model == "pro"
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
