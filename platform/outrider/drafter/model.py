@@ -1,8 +1,8 @@
 """The DSpark drafter: a small bidirectional block decoder over the target's features, a Markov and a confidence head.
 
 Shapes: n rows, m tapped layers, d hidden size, L drafter layers, R requests, S context rows (padded), γ block size,
-H query heads, K key/value heads, D head width, V vocabulary, r Markov rank. Conventions of DSPARK §2: the anchor sits at
-absolute position s, context rows are positions 0…s−1 only, slot k (1-based) sits at s+k−1 and predicts s+k.
+H query heads, K key/value heads, D head width, V vocabulary, r Markov rank. Conventions of DSPARK §2: the anchor sits
+at absolute position s, context rows are positions 0…s−1 only, slot k (1-based) sits at s+k−1 and predicts s+k.
 """
 
 from __future__ import annotations
@@ -127,11 +127,14 @@ class DSparkModel(nn.Module):
             expected = {name: tuple(value.shape) for name, value in cls(config).state_dict().items()}
         for name, shape in expected.items():
             if name not in tensors:
-                raise DrafterMismatch(f"drafter {directory.name}: no tensor {name} in its safetensors files", param=name)
+                raise DrafterMismatch(
+                    f"drafter {directory.name}: no tensor {name} in its safetensors files", param=name
+                )
             if tuple(tensors[name].shape) != shape:
                 found = list(tensors[name].shape)
                 raise DrafterMismatch(
-                    f"drafter {directory.name}: tensor {name} is {found}, config.json asks for {list(shape)}", param=name
+                    f"drafter {directory.name}: tensor {name} is {found}, config.json asks for {list(shape)}",
+                    param=name,
                 )
         unknown = sorted(tensors.keys() - expected.keys())
         if unknown:
@@ -156,7 +159,8 @@ class DSparkModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> DSparkModel:
         self._joined = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # -- beside the target ---------------------------------------------------------------------------------------
 
@@ -196,7 +200,7 @@ class DSparkModel(nn.Module):
         `block_ids`, `positions` [R, γ]; `ctx_k`, `ctx_v` [L, R, S, K, D] of which the first `ctx_len` [R] rows count
         (padding may hold anything finite). Attention is bidirectional in the block and over all its context.
         """
-        requests, slots = block_ids.shape
+        _requests, slots = block_ids.shape
         span = ctx_k.shape[2]
         valid = torch.arange(span + slots, device=ctx_len.device)
         seen = (valid < ctx_len[:, None]) | (valid >= span)
@@ -210,9 +214,7 @@ class DSparkModel(nn.Module):
 
         return self._decode(block_ids, positions, attend)
 
-    def training_backbone(
-        self, block_ids: Tensor, positions: Tensor, rows: Tensor, lengths: Tensor
-    ) -> Tensor:
+    def training_backbone(self, block_ids: Tensor, positions: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         """`backbone` for many anchors of each sequence at once: [B, A, γ, d], gradients to the projected rows.
 
         `block_ids`, `positions` [B, A, γ] with the anchor first; `rows` [B, T, d] are projected features of positions
@@ -241,9 +243,9 @@ class DSparkModel(nn.Module):
             weights = torch.softmax(torch.cat((far, near), dim=-1), dim=-1, dtype=far.dtype)
             near_v = value.view(batch, anchors, slots, groups, -1).permute(0, 3, 1, 2, 4)
             mixed = weights[..., span:] @ near_v
-            mixed = mixed + (
-                weights[..., :span].reshape(batch, groups, anchors * fold * slots, span) @ ctx_v
-            ).view_as(mixed)
+            mixed = mixed + (weights[..., :span].reshape(batch, groups, anchors * fold * slots, span) @ ctx_v).view_as(
+                mixed
+            )
             return _unfold_groups(mixed.transpose(1, 2).reshape(batch * anchors, groups, fold * slots, -1), slots)
 
         flat = self._decode(block_ids.flatten(0, 1), positions.flatten(0, 1), attend)
@@ -332,14 +334,18 @@ def _rotate(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _fold_groups(query: Tensor, groups: int) -> Tensor:
     """[R, γ, H, D] → [R, K, (H/K)·γ, D]: all rows of a block see the same keys, so no key is repeated."""
     requests, slots, heads, width = query.shape
-    return query.view(requests, slots, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(
-        requests, groups, heads // groups * slots, width
+    return (
+        query.view(requests, slots, groups, heads // groups, width)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(requests, groups, heads // groups * slots, width)
     )
 
 
 def _unfold_groups(mixed: Tensor, slots: int) -> Tensor:
     """[R, K, (H/K)·γ, D] → [R, γ, H·D]."""
     requests, groups, rows, width = mixed.shape
-    return mixed.view(requests, groups, rows // slots, slots, width).permute(0, 3, 1, 2, 4).reshape(
-        requests, slots, groups * (rows // slots) * width
+    return (
+        mixed.view(requests, groups, rows // slots, slots, width)
+        .permute(0, 3, 1, 2, 4)
+        .reshape(requests, slots, groups * (rows // slots) * width)
     )

@@ -1,7 +1,7 @@
 """`outrider models build`: text → tokenizer → targets → regenerated answers → drafters → figures → model card.
 
-Each stage leaves a stamp with a fingerprint of everything it depends on and the figures it produced; a stage whose stamp
-still fits is skipped, an interrupted one goes on from its own checkpoint.
+Each stage leaves a stamp with a fingerprint of everything it depends on and the figures it produced; a stage whose
+stamp still fits is skipped, an interrupted one goes on from its own checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ LOSS_DOCUMENTS = 150
 
 @dataclass
 class Builder:
-    """One build: `out` receives the finished models, `work` holds stamps and checkpoints, `scale` shrinks everything."""
+    """One build: `out` receives the finished models, `work` holds stamps and checkpoints, `scale` shrinks it all."""
 
     out: Path
     work: Path
@@ -65,12 +65,12 @@ class Builder:
             targets = {shape.name, f"{shape.name}-drafter"}
             if not targets.intersection(wanted):
                 continue
-            self._stage(shape.name, self._upstream("data", asdict(shape)), lambda s=shape: self._pretrain(s))
+            self._stage(shape.name, self._upstream("data", asdict(shape)), partial(self._pretrain, shape))
             if f"{shape.name}-drafter" not in wanted:
                 continue
-            self._stage(f"{shape.name}-answers", self._upstream(shape.name), lambda s=shape: self._regenerate(s))
-            self._stage(f"{shape.name}-drafter", self._upstream(f"{shape.name}-answers"), lambda s=shape: self._draft(s))
-            self._stage(f"{shape.name}-figures", self._upstream(f"{shape.name}-drafter"), lambda s=shape: self._measure(s))
+            self._stage(f"{shape.name}-answers", self._upstream(shape.name), partial(self._regenerate, shape))
+            self._stage(f"{shape.name}-drafter", self._upstream(f"{shape.name}-answers"), partial(self._draft, shape))
+            self._stage(f"{shape.name}-figures", self._upstream(f"{shape.name}-drafter"), partial(self._measure, shape))
         self._publish()
         return self.figures
 
@@ -164,14 +164,16 @@ class Builder:
         for name in PARTS:
             if name in self.figures and self._export(name).is_dir():
                 source = self._export(name)
-                replace_directory(self.out / name, lambda to, source=source: _copy_files(source, to))  # type: ignore[misc]
+                replace_directory(self.out / name, partial(_copy_files, source))
         if not all(f"{shape.name}-figures" in self.figures for shape in self.shapes):
             self.log("not every part is built yet: no model card written")
             return
         lines = []
         for document in held_out_prompts(self.corpus, self._count(PROMPTS_PER_DOMAIN)):
             item: dict[str, Any] = {"domain": document.domain, "kind": document.kind, "messages": document.prompt}
-            lines.append(json.dumps(item | ({"answer": document.answer} if document.answer else {}), ensure_ascii=False))
+            lines.append(
+                json.dumps(item | ({"answer": document.answer} if document.answer else {}), ensure_ascii=False)
+            )
         (self.out / "heldout.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (self.out / "MODEL_CARD.md").write_text(model_card(self.shapes, self.figures), encoding="utf-8")
         write_json(self.work / "figures.json", self.figures)

@@ -35,7 +35,7 @@ class HeldOutPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Per domain: acceptance length τ (response tokens after the first per round, bonus included) and per-slot rates."""
+    """Per domain: acceptance length τ (response tokens after the first per round, bonus included); rates per slot."""
 
     tau: dict[str, float]
     slot_rates: list[float]
@@ -106,9 +106,7 @@ def acceptance(
     return Acceptance(tau, [m / max(1, t) for m, t in zip(matched, tried, strict=True)])
 
 
-def _draft_everywhere(
-    drafter: DSparkModel, conversation: Featured, temperature: float, seed: int
-) -> list[list[int]]:
+def _draft_everywhere(drafter: DSparkModel, conversation: Featured, temperature: float, seed: int) -> list[list[int]]:
     """One block per response token as the anchor, through the inference path: [anchors][γ] token ids."""
     gamma, mask = drafter.config.block_size, drafter.config.mask_token_id
     anchors = torch.arange(conversation.prompt_tokens, len(conversation.tokens) - 1)
@@ -120,9 +118,7 @@ def _draft_everywhere(
     positions = anchors[:, None] + torch.arange(gamma)
     block = torch.full((count, gamma), mask)
     block[:, 0] = conversation.tokens[anchors]
-    hidden = drafter.backbone(
-        block, positions, keys[:, None].expand(shape), values[:, None].expand(shape), anchors
-    )
+    hidden = drafter.backbone(block, positions, keys[:, None].expand(shape), values[:, None].expand(shape), anchors)
     base = drafter.base_logits(hidden)
     rows = RowSampling.of([temperature] * count, [1.0] * count, [seed] * count, [0] * count)
     previous = block[:, 0]

@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 
 import torch
-from torch import LongTensor
+from torch import Tensor
 
 __all__ = ["pack_epoch"]
 
 
-def pack_epoch(documents: Sequence[Sequence[int]], window: int, seed: int) -> LongTensor:
+def pack_epoch(documents: Sequence[Sequence[int]], window: int, seed: int) -> Tensor:
     """Shuffle, then fill windows [N, window + 1] so that each starts with the start of a document.
 
     A document that does not fit is cut at the window's end (requests start at position 0, so windows must too);
@@ -28,5 +28,4 @@ def pack_epoch(documents: Sequence[Sequence[int]], window: int, seed: int) -> Lo
             row = []
     if not rows:
         rows.append((row * (window + 1))[: window + 1])
-    packed = torch.tensor(rows, dtype=torch.long)
-    return packed  # type: ignore[return-value]
+    return torch.tensor(rows, dtype=torch.long)

@@ -45,7 +45,8 @@ def regenerate(
     """`count` answers to distinct training prompts in the domains' shares; resumes from `checkpoint` batch by batch."""
     picked = _pick(documents, count, random.Random(seed))
     prompts = [tokenizer.encode(render_prompt(d.prompt), add_special_tokens=False) for d in picked]
-    jobs = [(p, d.domain, i) for i, (p, d) in enumerate(zip(prompts, picked, strict=True)) if len(p) <= MAX_PROMPT_TOKENS]
+    numbered = enumerate(zip(prompts, picked, strict=True))
+    jobs = [(p, d.domain, i) for i, (p, d) in numbered if len(p) <= MAX_PROMPT_TOKENS]
     rng = random.Random(seed + 1)
     rng.shuffle(jobs)
     # neighbours in length share a batch; the shuffle of batches lets a part of the data be a fair sample of it

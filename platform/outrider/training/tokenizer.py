@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from outrider.training.data import Document, Message
 
@@ -60,8 +60,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved beside a target."""
     from transformers import PreTrainedTokenizerFast
 
-    loaded: Any = PreTrainedTokenizerFast.from_pretrained(directory)
-    return loaded  # type: ignore[no-any-return]
+    return PreTrainedTokenizerFast.from_pretrained(directory)
 
 
 def render_prompt(messages: Iterable[Message]) -> str:

@@ -1,4 +1,4 @@
-"""Training of a DSpark drafter on regenerated answers: many anchors per conversation, one forward pass for all blocks."""
+"""Training of a DSpark drafter on regenerated answers: many anchors per conversation, all blocks in one forward."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ def train_drafter(
             loss = _step(drafter, optimizers, next(batches), elapsed_s / budget_s)
             step += 1
             latest = {
-                "loss": float(loss.total.detach()), "overlap": float(loss.overlap.mean()), "match": float(loss.match.mean())
-            }  # fmt: skip
+                "loss": float(loss.total.detach()),
+                "overlap": float(loss.overlap.mean()),
+                "match": float(loss.match.mean()),
+            }
             figures = {
                 name: value if math.isnan(figures[name]) else 0.98 * figures[name] + 0.02 * value
                 for name, value in latest.items()

@@ -33,10 +33,10 @@ class Corpus:
 
 
 def build_corpus(scale: float = 1.0, seed: int = 20260101) -> Corpus:
-    """All documents; `scale` shrinks every part (the library, which has the most kinds, ten times less)."""
+    """All documents; `scale` shrinks every part alike, down to a few dozen documents each."""
     rng = random.Random(seed)
     parts = [
-        *(library_documents(domain, rng, min(1.0, 10 * scale)) for domain in ("code", "prose")),
+        *(library_documents(domain, rng, max(0.02, scale)) for domain in ("code", "prose")),
         snippet_documents(_scaled(9_000, scale), rng),
         maths_documents(_scaled(16_000, scale), rng),
         story_documents(_scaled(9_000, scale), rng),
@@ -61,7 +61,9 @@ def held_out_prompts(corpus: Corpus, per_domain: int, max_prompt_chars: int = 42
             if document.domain != domain or not question or question in seen or len(question) > max_prompt_chars:
                 continue
             seen.add(question)
-            by_kind.setdefault("library" if document.kind in ("docstring", "topic") else document.kind, []).append(document)
+            by_kind.setdefault("library" if document.kind in ("docstring", "topic") else document.kind, []).append(
+                document
+            )
         picked: list[Document] = []
         for rank in range(per_domain):
             for kind in sorted(by_kind):

@@ -47,9 +47,7 @@ class Document:
         return self.messages[-1]["content"]
 
 
-def chat(
-    domain: Domain, kind: str, source: str, question: str, response: str, answer: str | None = None
-) -> Document:
+def chat(domain: Domain, kind: str, source: str, question: str, response: str, answer: str | None = None) -> Document:
     """A one-turn conversation."""
     turns: tuple[Message, ...] = (
         {"role": "user", "content": question},

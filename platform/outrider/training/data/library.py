@@ -59,16 +59,17 @@ def source_files(stride: int) -> tuple[SourceFile, ...]:
 
 
 def library_documents(domain: str, rng: random.Random, scale: float = 1.0) -> list[Document]:
-    """What the library (a share `scale` of it) offers for `code` (some of it as plain text) or `prose`, in file order."""
+    """What (a share `scale` of) the library offers for `code` (some of it as plain text) or `prose`, in file order."""
     documents: list[Document] = []
-    for file in source_files(max(1, round(1 / scale))):
+    stride = max(1, round(1 / scale))
+    for file in source_files(stride):
         if domain == "code":
             documents.extend(window for window in _code_windows(file) if rng.random() < PLAIN_CODE_SHARE)
             documents.extend(_completions(file, rng))
         else:
             documents.extend(_explanations(file, rng))
     if domain == "prose":
-        documents.extend(_topics(rng))
+        documents.extend(_topics(rng, stride))
     return documents
 
 
@@ -128,7 +129,7 @@ def _explanations(file: SourceFile, rng: random.Random) -> Iterator[Document]:
         question = f"What is the `{file.module}` module for?"
         yield chat("prose", "docstring", file.module, question, shorten(module_doc))
         if len(module_doc) > MAX_RESPONSE_CHARS:
-            yield Document("prose", "docstring", file.module, text=module_doc[:3 * WINDOW_CHARS])
+            yield Document("prose", "docstring", file.module, text=module_doc[: 3 * WINDOW_CHARS])
     for name, node in _functions(file.tree):
         docstring = ast.get_docstring(node)
         if not docstring or len(docstring) < MIN_RESPONSE_CHARS:
@@ -137,11 +138,11 @@ def _explanations(file: SourceFile, rng: random.Random) -> Iterator[Document]:
         yield chat("prose", "docstring", file.module, question, shorten(docstring))
 
 
-def _topics(rng: random.Random) -> Iterator[Document]:
+def _topics(rng: random.Random, stride: int) -> Iterator[Document]:
     """The language reference as pydoc carries it: first paragraphs as answers, all of it as plain text."""
     from pydoc_data.topics import topics
 
-    for key in sorted(topics):
+    for key in sorted(topics)[::stride]:
         text = re.sub(r"[“”]", '"', topics[key]).replace("’", "'").replace("‘", "'").replace("…", "...")
         title, _, body = text.partition("\n")
         body = re.sub(r"^[*=~-]+\n+", "", body)

@@ -1,5 +1,7 @@
 """Word sums with worked solutions, and plain arithmetic; every answer is computed, never written by hand."""
 
+# ruff: noqa: E501 — templates are read side by side, one to a line
+
 from __future__ import annotations
 
 import random
@@ -9,11 +11,49 @@ from outrider.training.data.document import Document, chat
 
 __all__ = ["maths_documents"]
 
-NAMES = (
-    "Mia Tom Sara Leo Anna Ben Nina Omar Ella Sam Lucy Max Ravi Zoe Ivan Kate Noah Rosa Finn Maya Hugo Lena Amir Jane"
-).split()
-THINGS = "apples pencils books marbles stamps cards coins shells buttons stickers cookies flowers stones tickets".split()
-BOXES = "boxes bags baskets trays jars shelves".split()
+NAMES = [
+    "Mia",
+    "Tom",
+    "Sara",
+    "Leo",
+    "Anna",
+    "Ben",
+    "Nina",
+    "Omar",
+    "Ella",
+    "Sam",
+    "Lucy",
+    "Max",
+    "Ravi",
+    "Zoe",
+    "Ivan",
+    "Kate",
+    "Noah",
+    "Rosa",
+    "Finn",
+    "Maya",
+    "Hugo",
+    "Lena",
+    "Amir",
+    "Jane",
+]
+THINGS = [
+    "apples",
+    "pencils",
+    "books",
+    "marbles",
+    "stamps",
+    "cards",
+    "coins",
+    "shells",
+    "buttons",
+    "stickers",
+    "cookies",
+    "flowers",
+    "stones",
+    "tickets",
+]
+BOXES = ["boxes", "bags", "baskets", "trays", "jars", "shelves"]
 
 Problem = tuple[str, str, int]
 
@@ -54,9 +94,7 @@ def _sharing(rng: random.Random) -> Problem:
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     people, each = rng.randint(2, 10), rng.randint(2, 12)
     total = people * each
-    question = (
-        f"{name} shares {total} {thing} equally among {people} friends. How many {thing} does each friend get?"
-    )
+    question = f"{name} shares {total} {thing} equally among {people} friends. How many {thing} does each friend get?"
     steps = f"There are {total} {thing} for {people} friends.\nEach friend gets {total} / {people} = {each} {thing}."
     return question, steps, each
 
@@ -87,7 +125,9 @@ def _speed(rng: random.Random) -> Problem:
         f"How {rng.choice(('far does it travel', 'many km does it travel'))}?"
     )
     far = speed * hours
-    steps = f"In {hours} hours the {vehicle} travels {speed} * {hours} = {far} km.\nThen {far} + {more} = {far + more} km."
+    steps = (
+        f"In {hours} hours the {vehicle} travels {speed} * {hours} = {far} km.\nThen {far} + {more} = {far + more} km."
+    )
     return question, steps, far + more
 
 
@@ -95,7 +135,9 @@ def _savings(rng: random.Random) -> Problem:
     name = rng.choice(NAMES)
     weekly, weeks, spent = rng.randint(3, 15), rng.randint(3, 12), rng.randint(2, 9)
     saved = weekly * weeks
-    question = f"{name} saves {weekly} dollars a week for {weeks} weeks and then spends {spent} dollars. How much is left?"
+    question = (
+        f"{name} saves {weekly} dollars a week for {weeks} weeks and then spends {spent} dollars. How much is left?"
+    )
     steps = f"{name} saves {weekly} * {weeks} = {saved} dollars.\nAfter spending {spent}: {saved} - {spent} = {saved - spent} dollars."
     return question, steps, saved - spent
 

@@ -1,5 +1,7 @@
 """Generated programming tasks: a short request and the Python function that answers it, from templates."""
 
+# ruff: noqa: E501 — templates are read side by side, one to a line
+
 from __future__ import annotations
 
 import random
@@ -98,7 +100,11 @@ SNIPPETS = (
             'with open(path, "w") as file:\n    file.write({t})'),
 )  # fmt: skip
 
-ASK = ("Write a Python function `{}` that {}.", "Write `{}`, a function that {}.", "I need a Python function `{}` that {}.")
+ASK = (
+    "Write a Python function `{}` that {}.",
+    "Write `{}`, a function that {}.",
+    "I need a Python function `{}` that {}.",
+)
 INTRODUCTIONS = ("", "", "Here is the function:\n\n", "Sure:\n\n")
 
 

@@ -1,5 +1,7 @@
 """Generated prose: descriptions of people and places from given facts, short stories, letters and instructions."""
 
+# ruff: noqa: E501 — templates are read side by side, one to a line
+
 from __future__ import annotations
 
 import random
@@ -10,20 +12,58 @@ from outrider.training.data.maths import NAMES
 
 __all__ = ["story_documents"]
 
-JOBS = "teacher baker doctor farmer pilot painter gardener nurse singer driver writer cook carpenter librarian".split()
-PLACES = (
-    "Leeds Oslo Lima Rome Cairo Paris Kyoto Quito Dublin Vienna Boston Lagos Turin Bergen Porto Delhi".split()
-)
+JOBS = [
+    "teacher",
+    "baker",
+    "doctor",
+    "farmer",
+    "pilot",
+    "painter",
+    "gardener",
+    "nurse",
+    "singer",
+    "driver",
+    "writer",
+    "cook",
+    "carpenter",
+    "librarian",
+]
+PLACES = [
+    "Leeds",
+    "Oslo",
+    "Lima",
+    "Rome",
+    "Cairo",
+    "Paris",
+    "Kyoto",
+    "Quito",
+    "Dublin",
+    "Vienna",
+    "Boston",
+    "Lagos",
+    "Turin",
+    "Bergen",
+    "Porto",
+    "Delhi",
+]
 HOBBIES = (
     "playing chess", "reading books", "riding a bicycle", "growing roses", "painting boats", "baking bread",
     "climbing hills", "playing the violin", "swimming in the lake", "collecting stamps", "watching birds", "cooking soup",
 )  # fmt: skip
-ANIMALS = "fox owl bear mouse rabbit crow cat dog goat hedgehog frog horse".split()
-SCENES = "forest river garden village mountain meadow harbour barn valley lake".split()
-FOUND = "key lamp letter map coin bell ring book kite boat".split()
-MOODS = "happy proud tired curious brave quiet hungry lonely".split()
+ANIMALS = ["fox", "owl", "bear", "mouse", "rabbit", "crow", "cat", "dog", "goat", "hedgehog", "frog", "horse"]
+SCENES = ["forest", "river", "garden", "village", "mountain", "meadow", "harbour", "barn", "valley", "lake"]
+FOUND = ["key", "lamp", "letter", "map", "coin", "bell", "ring", "book", "kite", "boat"]
+MOODS = ["happy", "proud", "tired", "curious", "brave", "quiet", "hungry", "lonely"]
 WEATHER = ("sunny", "rainy", "windy", "cold", "warm", "foggy")
-THINGS = ("a cup of tea", "a paper boat", "a bird house", "a pot of soup", "a loaf of bread", "a small garden", "a kite")
+THINGS = (
+    "a cup of tea",
+    "a paper boat",
+    "a bird house",
+    "a pot of soup",
+    "a loaf of bread",
+    "a small garden",
+    "a kite",
+)
 
 Text = tuple[str, str]
 
@@ -32,7 +72,10 @@ def _person(rng: random.Random) -> Text:
     name, job, place, hobby = (rng.choice(group) for group in (NAMES, JOBS, PLACES, HOBBIES))
     mood = rng.choice(MOODS)
     question = rng.choice(
-        (f"Describe {name}, a {job} from {place} who likes {hobby}.", f"Write about {name}, a {job} in {place} who enjoys {hobby}.")
+        (
+            f"Describe {name}, a {job} from {place} who likes {hobby}.",
+            f"Write about {name}, a {job} in {place} who enjoys {hobby}.",
+        )
     )
     ending = rng.choice(
         (f"People in {place} know {name} well and like to talk about {hobby}.",
@@ -49,7 +92,10 @@ def _story(rng: random.Random) -> Text:
     animal, scene, thing, mood = (rng.choice(group) for group in (ANIMALS, SCENES, FOUND, MOODS))
     other = rng.choice([a for a in ANIMALS if a != animal])
     question = rng.choice(
-        (f"Write a short story about a {animal} and a {thing}.", f"Tell me a story about a {animal} who finds a {thing}.")
+        (
+            f"Write a short story about a {animal} and a {thing}.",
+            f"Tell me a story about a {animal} who finds a {thing}.",
+        )
     )
     opening = rng.choice(("Once upon a time there was", "Long ago there lived"))
     third = rng.choice(
@@ -58,7 +104,11 @@ def _story(rng: random.Random) -> Text:
          f"A {other} came by and said that the {thing} was very old.")
     )  # fmt: skip
     closing = rng.choice(
-        ("From that day on they were good friends.", f"And so the {animal} was never lonely again.", "They went home together and slept well.")
+        (
+            "From that day on they were good friends.",
+            f"And so the {animal} was never lonely again.",
+            "They went home together and slept well.",
+        )
     )
     return question, (
         f"{opening} a {mood} {animal} who lived near a {scene}. One day the {animal} found a {thing} by the {scene}. "
@@ -78,7 +128,11 @@ def _weather(rng: random.Random) -> Text:
         "foggy": "The fog is thick and the houses are hard to see.",
     }[weather]
     closing = rng.choice(
-        (f"It is a good day for {activity}.", "In the evening everything becomes quiet.", f"Some people stay at home, others think of {activity}.")
+        (
+            f"It is a good day for {activity}.",
+            "In the evening everything becomes quiet.",
+            f"Some people stay at home, others think of {activity}.",
+        )
     )
     return question, f"It is a {weather} day in {place}. {feeling} {closing}"
 
@@ -93,7 +147,9 @@ def _letter(rng: random.Random) -> Text:
         (f"I would like to invite you to a {occasion} on {day}. We will meet near the {place}.",
          f"Thank you for the {occasion} on {day}. I had a very good time near the {place}.")
     )  # fmt: skip
-    closing = rng.choice(("I hope to see you soon.", "Please write back when you can.", "Please bring your friends too."))
+    closing = rng.choice(
+        ("I hope to see you soon.", "Please write back when you can.", "Please bring your friends too.")
+    )
     return question, f"Dear {reader},\n\n{body} {closing}\n\nBest wishes,\n{writer}"
 
 

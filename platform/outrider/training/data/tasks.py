@@ -1,5 +1,7 @@
 """Small instructions with exact answers, and the greetings a first visitor types."""
 
+# ruff: noqa: E501 — templates are read side by side, one to a line
+
 from __future__ import annotations
 
 import random
@@ -8,10 +10,40 @@ from outrider.training.data.document import Document, chat
 
 __all__ = ["greeting_documents", "task_documents"]
 
-WORDS = (
-    "apple river stone green music paper window garden silver winter summer bridge candle forest letter mirror "
-    "orange pocket rabbit school spring thunder valley yellow bottle castle dragon flower guitar hammer island jungle"
-).split()
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "green",
+    "music",
+    "paper",
+    "window",
+    "garden",
+    "silver",
+    "winter",
+    "summer",
+    "bridge",
+    "candle",
+    "forest",
+    "letter",
+    "mirror",
+    "orange",
+    "pocket",
+    "rabbit",
+    "school",
+    "spring",
+    "thunder",
+    "valley",
+    "yellow",
+    "bottle",
+    "castle",
+    "dragon",
+    "flower",
+    "guitar",
+    "hammer",
+    "island",
+    "jungle",
+]
 
 ABOUT = "a small demonstration model that ships with Outrider"
 GREETINGS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
