@@ -18,6 +18,7 @@ POLL_S = 0.5
 LIMIT_S = 600.0
 TYPED_ERROR = re.compile(r"^(?:ray\.exceptions\.RayTaskError\()?outrider\.errors\.(\w+)\)?: (.+)$", re.MULTILINE)
 """How a traceback in a deployment's status message ends when one of our errors stopped a constructor."""
+FAILED_START = "failed to start"
 
 
 def await_ready(
@@ -59,7 +60,7 @@ def _unhealthy(application: str) -> list[str]:
     for name, deployment in status.deployments.items():
         if (error := startup_failure(deployment.message)) is not None:
             raise error
-        if "UNHEALTHY" in deployment.status or deployment.status == "DEPLOY_FAILED":
+        if FAILED_START in deployment.message:  # Serve would try twice more, with the same files
             raise RuntimeFault(f"{name} does not start: {_last_line(deployment.message)}")
     if status.status == "DEPLOY_FAILED":
         raise startup_failure(status.message) or RuntimeFault(_last_line(status.message))
