@@ -18,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from outrider.drafter.projection import FeatureProjection
 from outrider.engine.attention import ATTENTION_NAME, PagedBatch, Span
 from outrider.engine.cache import PagedCache
+from outrider.engine.qwen3 import FlatQwen3
+from outrider.engine.stock import StockBackbone
 from outrider.errors import ModelDirectoryError
 
 __all__ = ["FlatBatch", "TargetModel"]
@@ -38,10 +40,10 @@ class FlatBatch:
 class TargetModel:
     """A causal language model from a local directory that computes flat batches against a `PagedCache`."""
 
-    def __init__(self, model: Any, eos_token_ids: tuple[int, ...], projection: FeatureProjection | None) -> None:
+    def __init__(
+        self, model: Any, eos_token_ids: tuple[int, ...], projection: FeatureProjection | None, *, stock: bool = False
+    ) -> None:
         config = model.config
-        self._model = model
-        self._backbone: nn.Module = model.model
         self._head: nn.Module = model.lm_head
         self.projection = projection
         self.eos_token_ids = eos_token_ids
@@ -54,10 +56,9 @@ class TargetModel:
         self.head_dim: int = config.head_dim
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
-        self._masks = dict.fromkeys(set(config.layer_types))
-        self._taps: list[Tensor | None] = [None] * (len(projection.layer_ids) if projection else 0)
-        for place, layer in enumerate(projection.layer_ids if projection else ()):
-            self._tap(place, layer)
+        layer_ids = projection.layer_ids if projection else ()
+        use_stock = stock or not FlatQwen3.fits(model)
+        self._flat: StockBackbone | FlatQwen3 = (StockBackbone if use_stock else FlatQwen3)(model, layer_ids)
 
     @classmethod
     def load(
@@ -67,8 +68,11 @@ class TargetModel:
         drafter: Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        stock: bool = False,
     ) -> TargetModel:
         """Load a model directory, and with `drafter` the projection its drafter reads.
+
+        `stock` runs the family's own `transformers` forward even where there is a flat one of ours.
 
         Raises ModelDirectoryError for a missing, incomplete or unsupported directory, DrafterMismatch for a drafter
         that was not made for this target.
@@ -94,20 +98,7 @@ class TargetModel:
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
-        return cls(model.to(device).eval(), _eos_token_ids(directory, config), projection)
-
-    def _tap(self, place: int, layer: int) -> None:
-        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._taps[place] = output[0] if isinstance(output, tuple) else output
-
-        def keep_input(_module: nn.Module, args: Any) -> None:
-            self._taps[place] = args[0]
-
-        layers: Any = self._backbone.layers
-        if layer == -1:
-            layers[0].register_forward_pre_hook(keep_input)
-        else:
-            layers[layer].register_forward_hook(keep)
+        return cls(model.to(device).eval(), _eos_token_ids(directory, config), projection, stock=stock)
 
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
         """Empty paged memory of this model's shape."""
@@ -129,15 +120,8 @@ class TargetModel:
         None when no logit rows were asked for.
         """
         paged = PagedBatch.of(batch.spans, cache.kv, query_groups=self.query_groups)
-        hidden = self._backbone(
-            input_ids=batch.token_ids[None],
-            position_ids=batch.positions[None],
-            attention_mask=self._masks,
-            use_cache=False,
-            paged=paged,
-        ).last_hidden_state[0]
+        hidden, taps = self._flat(batch.token_ids, batch.positions, paged)
         if self.projection is not None and cache.features is not None:
-            taps = [tap[0] for tap in self._taps if tap is not None]
             cache.features.index_copy_(0, paged.write, self.projection(torch.cat(taps, dim=-1)))
         if batch.logit_rows is None:
             return None
