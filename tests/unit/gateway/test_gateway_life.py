@@ -45,6 +45,28 @@ async def test_a_stop_string_across_tokens_cuts_and_closes_the_upstream(site: An
     assert site.flash.sent < 2 * len(site.flash.script)
 
 
+async def test_a_slow_reader_does_not_keep_a_stopped_model_busy(site: Any) -> None:
+    site.says("one two three four five")
+    body = json.dumps(CHAT | {"stream": True, "stop": " two"}).encode()
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+    blocked, reading = asyncio.Event(), asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if b"[DONE]" in message.get("body", b""):
+            blocked.set()
+            await reading.wait()
+
+    headers = [(name.encode(), value.encode()) for name, value in AUTHORIZED.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
+    answer = asyncio.create_task(site.app(scope, incoming.get, send))
+    await asyncio.wait_for(blocked.wait(), 5)
+    assert site.flash.closed.is_set()
+    assert not answer.done()
+    reading.set()
+    await answer
+
+
 async def test_a_stop_string_that_never_completes_is_text(site: Any) -> None:
     site.says("one two")
     assert (await site.chat(stop="two three")).json()["choices"][0]["message"]["content"] == "one two"

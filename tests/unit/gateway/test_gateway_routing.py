@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -146,6 +147,17 @@ def test_work_sent_since_the_snapshot_counts_until_a_newer_one() -> None:
     assert (credit.applied(between).queued_requests, credit.applied(between).queued_tokens) == (2, 15)
     after = dataclasses.replace(load, time_s=101.0)
     assert credit.applied(after) is after
+
+
+async def test_requests_between_two_snapshots_see_each_other(site: Any) -> None:
+    frozen = dataclasses.replace(site.flash.load, time_s=time.time())
+    site.flash.snapshot = lambda: frozen
+    site.flash.round_s = 0.01
+    body = {"messages": [{"role": "user", "content": "hello there " * 30}]}
+    await asyncio.gather(*(site.chat(**body) for _ in range(4)))
+    predicted = [decision.predicted_ttft_s for _, decision in site.flash.requests]
+    assert predicted == sorted(predicted)
+    assert predicted[-1] > predicted[0]
 
 
 async def test_a_replaced_policy_rules_the_next_request(site: Any) -> None:
