@@ -106,7 +106,8 @@ def test_redeploying_lets_streams_finish(platform: PlatformProcess, config: Path
     stream.join()
     assert stream.error is None
     assert (stream.finish, stream.tokens) == ("length", 1900)
-    assert driver.wait(300) == 0
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
     until(lambda: _ready(platform))
     after = platform.replica("gateway"), platform.replica("target-flash")
     assert None not in after
