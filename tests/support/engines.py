@@ -94,12 +94,12 @@ def request(
 
 
 def run(engine: Engine, requests: Sequence[GenerationRequest]) -> dict[str, list[TokenChunk]]:
-    """Submit everything and step to the end; the chunks of each request."""
+    """Submit everything and step to the end; the chunks of each request, of those already waiting too."""
     chunks: dict[str, list[TokenChunk]] = {r.request_id: [] for r in requests}
     for one in requests:
         engine.submit(one)
     while not engine.idle:
         for request_id, chunk in engine.step():
-            chunks[request_id].append(chunk)
+            chunks.setdefault(request_id, []).append(chunk)
     engine.pool.check_integrity()
     return chunks

@@ -91,8 +91,9 @@ class Engine:
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
 
-        Raises InvalidRequest for an empty prompt or a token outside the vocabulary, ContextLengthExceeded when prompt
-        and output do not fit the context or the memory, Overloaded when the queue is full.
+        Raises InvalidRequest for an empty prompt, a token outside the vocabulary or a sampling parameter out of range
+        (the drafter would refuse the whole round), ContextLengthExceeded when prompt and output do not fit the context
+        or the memory, Overloaded when the queue is full.
         """
         prompt, wanted = request.prompt_token_ids, request.sampling.max_tokens
         if not prompt:
@@ -103,6 +104,10 @@ class Engine:
             raise InvalidRequest(
                 f"a prompt token is outside the vocabulary of {self.target.vocab_size}", param="prompt"
             )
+        if not 0.0 <= request.sampling.temperature < float("inf"):
+            raise InvalidRequest("temperature must be 0 or more, and finite", param="temperature")
+        if not 0.0 <= request.sampling.top_p <= 1.0:
+            raise InvalidRequest("top_p must be within 0 and 1", param="top_p")
         room = min(self.target.context_tokens, self.pool.total * self.settings.block_size)
         if len(prompt) + wanted > room:
             raise ContextLengthExceeded(
@@ -118,7 +123,9 @@ class Engine:
         for sequence in (*self.running, *self.queue):
             if sequence.request.request_id == request_id:
                 sequence.finish = FinishReason.CANCELLED
-                return [self._retire(sequence)]
+                chunks = [self._retire(sequence)]
+                self._say_farewells()
+                return chunks
         return []
 
     def fail(self, error: str) -> Chunks:
@@ -128,6 +135,7 @@ class Engine:
             sequence.finish = FinishReason.ERROR
             request_id, chunk = self._retire(sequence)
             failed.append((request_id, TokenChunk((), finish=chunk.finish, summary=chunk.summary, error=error)))
+        self._say_farewells()
         return failed
 
     def attach_drafter(self, link: DraftLink) -> None:
@@ -171,7 +179,7 @@ class Engine:
         step_tokens = min([self.settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
         prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
         drafts: list[list[int]] = [[] for _ in decoding]
-        caps = self._depth_caps(decoding, step_tokens)
+        caps = self._depth_caps(decoding, step_tokens - sum(length for _, length in prefill))
         drafted = [row for row, cap in enumerate(caps) if cap > 0]
         wait_s = 0.0
         if drafted and self.drafting.ready:
@@ -201,7 +209,7 @@ class Engine:
         return chunks
 
     def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
-        """Largest ℓ per decoding request: its own limit, and an equal share of the step."""
+        """Largest ℓ per decoding request: its own limit, and an equal share of what prefill leaves of the step."""
         block_size = self.drafting.block_size
         share = max(0, step_tokens // max(1, len(decoding)) - 1)
         return [min(sequence.depth_limit(block_size), share) for sequence in decoding]
@@ -288,9 +296,13 @@ class Engine:
                 sequence.first_token_s = now
                 chunks.append(self._extend(sequence, [chosen[row]], None, 0))
                 row += 1
-        if self.drafting.ready and not any(s.decoding for s in self.running):
-            self.drafting.flush()
+        self._say_farewells()
         return chunks
+
+    def _say_farewells(self) -> None:
+        """Let the drafter free ended sequences now when no round is going to tell it."""
+        if not any(sequence.decoding for sequence in self.running):
+            self.drafting.flush()
 
     def _extend(
         self, sequence: Sequence, emitted: list[int], admitted: int | None, accepted: int

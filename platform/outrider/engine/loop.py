@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from outrider.engine.engine import Chunks, Engine
@@ -17,6 +17,9 @@ from outrider.types import GenerationRequest, LoadSnapshot
 __all__ = ["EngineLoop", "TargetInfo"]
 
 _log = logging.getLogger(__name__)
+
+_ALIVE_CHECK_S = 1.0
+"""How long a command waits before it asks whether the engine thread, which may be closing, still lives."""
 
 OnRound = Callable[[Chunks, LoadSnapshot], None]
 
@@ -118,6 +121,9 @@ class EngineLoop:
         if self._stopping or not self._thread.is_alive():
             raise NotReady(f"the engine of {self.info.model} is not running", retry_after_s=1.0)
         self._inbox.put(carry_out)
+        while not wait((done,), timeout=_ALIVE_CHECK_S).done:
+            if not self._thread.is_alive() and not done.done():
+                raise NotReady(f"the engine of {self.info.model} stopped", retry_after_s=1.0)
         done.result()
 
     def _publish(self, chunks: Chunks) -> None:
