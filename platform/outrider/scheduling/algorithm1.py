@@ -17,6 +17,7 @@ def algorithm1(
     *,
     fixed_s: float = 0.0,
     other_tokens: int = 0,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Depth ℓ_r for each request, int64 [R].
 
@@ -24,9 +25,10 @@ def algorithm1(
     caps: largest ℓ_r allowed, int64 [R].
     curve: T(B) of the target step; fixed_s is what the round costs besides (draft, transfer, bookkeeping).
     other_tokens: tokens in the same step that are not these requests' (prefill chunks).
+    weights: w_r > 0 of each request, float64 [R]; without them all are 1, which is the algorithm as published.
 
-    Θ = τ / (fixed_s + T(B)) with τ = Σ_r (1 + Σ_{j≤ℓ_r} a_{r,j}) and B = other_tokens + Σ_r (1 + ℓ_r).
-    Candidates are admitted in descending a, ties broken by slot and then request, never by token values, and the
+    Θ = τ / (fixed_s + T(B)) with τ = Σ_r w_r·(1 + Σ_{j≤ℓ_r} a_{r,j}) and B = other_tokens + Σ_r (1 + ℓ_r).
+    Candidates are admitted in descending w·a, ties broken by slot and then request, never by token values, and the
     first one that does not strictly raise Θ stops the search. Early stopping keeps the depth of slot k free of anything
     drawn after it.
     """
@@ -34,14 +36,15 @@ def algorithm1(
     depths = np.zeros(requests, dtype=np.int64)
     slot_of = np.tile(np.arange(slots), (requests, 1))
     open_ = slot_of < caps[:, None]
-    gain = survival[open_]
+    weight = np.ones(requests) if weights is None else weights
+    gain = (weight[:, None] * survival)[open_]
     owner = np.broadcast_to(np.arange(requests)[:, None], (requests, slots))[open_]
     order = np.lexsort((owner, slot_of[open_], -gain))
     gain, owner = gain[order], owner[order]
 
     base = other_tokens + requests
     steps = np.arange(gain.size + 1)
-    expected = requests + np.concatenate(([0.0], np.cumsum(gain)))
+    expected = weight.sum() + np.concatenate(([0.0], np.cumsum(gain)))
     theta = expected / (fixed_s + curve.seconds_at(base + steps))
     stops = np.flatnonzero(theta[1:] <= theta[:-1])
     admitted = int(stops[0]) if stops.size else gain.size
