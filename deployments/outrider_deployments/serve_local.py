@@ -15,9 +15,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.status import Status
 
 from outrider.errors import ConfigurationError, OutriderError
 from outrider.policy import DEMO_KEY, load_policy
@@ -51,47 +52,62 @@ class Options:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-class StopSignal:
-    """The first SIGINT or SIGTERM asks to stop, a second one ends the process at once."""
+class Signals:
+    """SIGINT or SIGTERM asks to stop, a second one ends the process at once; SIGHUP asks to deploy the files anew."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._asked = threading.Event()
+        self._stop = False
+        self._reload = False
+        self._arrived = threading.Event()
         self.listen()
 
     def listen(self) -> None:
         """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.is_set():
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:
             self._console.print("stopped without waiting")
             os._exit(130)  # Ray's own reaper ends what this process started
-        self._asked.set()
+        self._stop = True
+        self._arrived.set()
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        return self._asked.wait(timeout_s)
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reload = True
+        self._arrived.set()
 
     def check(self) -> None:
-        if self._asked.is_set():
+        """Raises Interrupted once a stop was asked for."""
+        if self._stop:
             raise Interrupted
+
+    def wait_for_reload(self) -> None:
+        """Return when a new deployment is asked for; raises Interrupted when a stop is."""
+        while True:
+            self._arrived.wait()
+            self._arrived.clear()
+            self.check()
+            if self._reload:
+                self._reload = False
+                return
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 after a stop that was asked for, 1 after one clear line about what is wrong."""
     options = _options(arguments)
     console = Console(highlight=False, soft_wrap=True)
-    stop = StopSignal(console)
+    signals = Signals(console)
     try:
         config = load_config(options.config, policy=options.policy)
-        _serve(options, config, console, stop)
+        _serve(options, config, console, signals)
     except Interrupted:
-        pass
+        return 0
     except OutriderError as error:
-        console.print(f"[red]{error.code}[/]: {error.message}", markup=True)
+        console.print(f"{error.code}: {error.message}", markup=False)
         return 1
-    return 0
 
 
 def load_config(path: str, *, policy: str | None = None) -> AppConfig:
@@ -121,8 +137,8 @@ def _options(arguments: list[str] | None) -> Options:
     return Options(**vars(parser.parse_args(arguments)))
 
 
-def _serve(options: Options, config: AppConfig, console: Console, stop: StopSignal) -> None:
-    """Start, wait until real answers are possible, wait for the stop signal, stop."""
+def _serve(options: Options, config: AppConfig, console: Console, signals: Signals) -> NoReturn:
+    """Start, wait until real answers are possible, redeploy when asked; leaves by Interrupted, everything stopped."""
     local_ray.refuse_foreign_cluster()
     local_ray.check_port(options.host, options.port)
     if other := local_ray.other_cluster():
@@ -130,42 +146,63 @@ def _serve(options: Options, config: AppConfig, console: Console, stop: StopSign
             f"A Ray cluster is already running on this machine ({other}). It is left alone: this command starts its "
             f"own beside it. To use that one instead: RAY_ADDRESS={other} serve run {options.config}"
         )
-    started_s = time.monotonic()
     with console.status("checking models and policy") as status:
-        preflight.check(config)
-        for name, model in config.models.items():
-            if model.drafter is None:
-                console.print(f"{name}: no drafter configured, every round is plain decoding")
-        stop.check()
+        _check(config, console)
+        signals.check()
         try:
             status.update("starting Ray")
             local_ray.start()
-            stop.listen()
-            stop.check()
-            status.update("starting Serve")
-            _deploy(config, options)
-            await_ready(APPLICATION, options.url, config, report=status.update, check=stop.check)
-            status.stop()
-            console.print(f"ready after {time.monotonic() - started_s:.0f} s")
+            signals.listen()
+            _deploy(config, options, console, status, signals)
             _announce(options, config, console)
-            stop.wait()
-            status.start()
-            status.update("draining: running streams may finish, Ctrl-C again stops at once")
-            _drain(config.timeouts.drain_s)
+            try:
+                _redeploy_on_request(options, console, status, signals)
+            finally:
+                status.start()
+                status.update("draining: running streams may finish, Ctrl-C again stops at once")
+                _drain(config.timeouts.drain_s)
         finally:
             status.update("stopping")
             local_ray.stop()
-    console.print("stopped")
+            console.print("stopped")
 
 
-def _deploy(config: AppConfig, options: Options) -> None:
+def _check(config: AppConfig, console: Console) -> None:
+    """Everything that can be found out before a process is started."""
+    preflight.check(config)
+    for name, model in config.models.items():
+        if model.drafter is None:
+            console.print(f"{name}: no drafter configured, every round is plain decoding")
+
+
+def _redeploy_on_request(options: Options, console: Console, status: Status, signals: Signals) -> NoReturn:
+    """On every SIGHUP, deploy what the files say then; what does not load leaves the running application alone."""
+    while True:
+        signals.wait_for_reload()
+        try:
+            config = load_config(options.config, policy=options.policy)
+            _check(config, console)
+            _deploy(config, options, console, status, signals)
+        except OutriderError as error:
+            status.stop()
+            console.print(f"not redeployed: {error.code}: {error.message}", markup=False)
+
+
+def _deploy(config: AppConfig, options: Options, console: Console, status: Status, signals: Signals) -> None:
+    """Hand the application to Serve and wait until it answers; raises what keeps it from starting."""
     from ray import serve
 
     from outrider_deployments.app import build
 
+    began_s = time.monotonic()
+    status.start()
+    status.update("starting Serve")
     serve.start(proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port})
     target = serve.RunTarget(target=build(config), name=APPLICATION, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
+    await_ready(APPLICATION, options.url, config, report=status.update, check=signals.check)
+    status.stop()
+    console.print(f"ready after {time.monotonic() - began_s:.0f} s")
 
 
 def _drain(limit_s: float) -> None:

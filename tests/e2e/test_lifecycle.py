@@ -90,28 +90,32 @@ def test_a_busy_port_is_said_plainly(platform: PlatformProcess, config: Path) ->
     assert "Traceback" not in second.output
 
 
-def test_redeploying_lets_streams_finish(platform: PlatformProcess, config: Path, tmp_path: Path) -> None:
-    script = tmp_path / "redeploy.py"
-    script.write_text(
-        "import sys, ray\n"
-        "from ray import serve\n"
-        "from outrider_deployments.app import build\n"
-        "from outrider_deployments.serve_local import load_config\n"
-        "ray.init(address=sys.argv[1], namespace='serve', log_to_driver=False)\n"
-        "serve.run(build(load_config(sys.argv[2])), name='outrider', route_prefix='/')\n"
-    )
+def test_what_does_not_load_is_not_deployed(platform: PlatformProcess, config: Path) -> None:
+    good = config.read_text("utf-8")
+    before = platform.replica("gateway")
+    config.write_text(good.replace("drafter:", "draughter:"), "utf-8")
+    try:
+        platform.process.send_signal(signal.SIGHUP)
+        until(lambda: platform.lines[-1].startswith("not redeployed: configuration_error: "))
+    finally:
+        config.write_text(good, "utf-8")
+    assert _ready(platform)
+    assert platform.replica("gateway") == before
+
+
+def test_redeploying_lets_streams_finish(platform: PlatformProcess) -> None:
     before = platform.replica("gateway"), platform.replica("target-flash")
     stream = LongStream(platform, tokens=1900)
-    driver = PlatformProcess.python(str(script), platform.ray_address(), str(config))
+    announced = len(platform.lines)
+    platform.process.send_signal(signal.SIGHUP)
     stream.join()
     assert stream.error is None
     assert (stream.finish, stream.tokens) == ("length", 1900)
-    output, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, output
-    until(lambda: _ready(platform))
+    until(lambda: any(line.startswith("ready after") for line in platform.lines[announced:]), limit_s=300)
     after = platform.replica("gateway"), platform.replica("target-flash")
     assert None not in after
     assert not set(before) & set(after)
+    assert _ready(platform)
 
 
 def test_stopping_drains_and_leaves_no_process(platform: PlatformProcess) -> None:

@@ -42,27 +42,21 @@ def until(condition: Callable[[], Any], limit_s: float = 120.0) -> Any:
 class PlatformProcess:
     """`python -m outrider_deployments.serve_local` on a port of its own."""
 
-    def __init__(self, *arguments: str, port: int | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        module = ("-u", "-m", "outrider_deployments.serve_local", "--port", str(self.port))
-        self.process = self.python(*module, *arguments, environment=environment)
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @staticmethod
-    def python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """A Python that imports what this one does."""
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         path = os.pathsep.join(part for part in sys.path if part)
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env=inherited | {"PYTHONPATH": path} | (environment or {}),
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "outrider_deployments.serve_local", "--port", str(self.port), *arguments],
+            env=inherited | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -120,11 +114,6 @@ class PlatformProcess:
         """The process of a deployment's replica."""
         title = re.compile(rf"ray::ServeReplica:outrider:{re.escape(deployment)}\b")
         return next((pid for pid, line in self.descendants().items() if title.match(line)), None)
-
-    def ray_address(self) -> str:
-        """Where the runner's own Ray listens, as its processes were told."""
-        found = (re.search(r"--gcs-address=(\S+)", line) for line in self.descendants().values())
-        return next(match[1] for match in found if match)
 
 
 @contextmanager
