@@ -36,6 +36,7 @@ batch_classes:
   balanced: {{}}
 tiers:
   standard: {{batch_class: balanced, max_depth: 7}}
+routing: {{staleness_per_s: 0}}
 tenants:
   acme: {{keys: [{{name: test, sha256: {hash_key(KEY)}}}], tier: standard, models: [flash, pro], objective: cheapest}}
   rival: {{keys: [{{name: test, sha256: {hash_key(OTHER_KEY)}}}], tier: standard, models: [flash]}}
