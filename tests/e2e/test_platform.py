@@ -147,31 +147,31 @@ def test_a_client_that_leaves_stops_the_work(platform: PlatformProcess, client: 
 
 
 def test_a_killed_drafter_breaks_no_stream_and_comes_back(platform: PlatformProcess, client: openai.OpenAI) -> None:
-    assert _usage(client, "pro").model_extra["outrider"]["drafted_tokens"] > 0
-    expected = [chunk.choices[0].delta.content for chunk in _long(client, "pro") if chunk.choices]
-    stream = _long(client, "pro")
+    assert _usage(client, "flash").model_extra["outrider"]["drafted_tokens"] > 0
+    expected = [chunk.choices[0].delta.content for chunk in _long(client, "flash") if chunk.choices]
+    stream = _long(client, "flash")
     received = [next(stream).choices[0].delta.content for _ in range(10)]
-    killed = platform.replica("draft-pro")
+    killed = platform.replica("draft-flash")
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
     received += [chunk.choices[0].delta.content for chunk in stream if chunk.choices]
     assert "".join(filter(None, received)) == "".join(filter(None, expected))
-    until(lambda: platform.replica("draft-pro") not in (None, killed))
-    until(lambda: platform.state("pro")["drafter_attached"])
-    until(lambda: _usage(client, "pro").model_extra["outrider"]["drafted_tokens"] > 0)
+    until(lambda: platform.replica("draft-flash") not in (None, killed))
+    until(lambda: platform.state("flash")["drafter_attached"])
+    until(lambda: _usage(client, "flash").model_extra["outrider"]["drafted_tokens"] > 0)
 
 
 def test_a_killed_target_ends_its_streams_in_kind_and_comes_back(
     platform: PlatformProcess, client: openai.OpenAI
 ) -> None:
-    stream = _long(client, "flash")
+    stream = _long(client, "pro")
     next(stream)
-    killed = platform.replica("target-flash")
+    killed = platform.replica("target-pro")
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="lost"):
         list(stream)
-    client.chat.completions.create(model="pro", messages=QUESTION, max_tokens=4)  # nobody else is disturbed
-    until(lambda: platform.replica("target-flash") not in (None, killed))
-    until(lambda: platform.state("flash")["ready"] and platform.state("flash")["drafter_attached"])
-    client.chat.completions.create(model="flash", messages=QUESTION, max_tokens=4)
+    client.chat.completions.create(model="flash", messages=QUESTION, max_tokens=4)  # nobody else is disturbed
+    until(lambda: platform.replica("target-pro") not in (None, killed))
+    until(lambda: platform.state("pro")["ready"] and platform.state("pro")["drafter_attached"])
+    client.chat.completions.create(model="pro", messages=QUESTION, max_tokens=4)
