@@ -10,8 +10,8 @@ import json
 import platform
 import random
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,15 @@ class Builder:
             targets = {shape.name, f"{shape.name}-drafter"}
             if not targets.intersection(wanted):
                 continue
-            self._stage(shape.name, self._upstream("data", asdict(shape)), partial(self._pretrain, shape))
-            if f"{shape.name}-drafter" not in wanted:
+            name, effort = shape.name, shape.effort
+            self._stage(name, self._upstream("data", shape.target_settings()), partial(self._pretrain, shape))
+            if f"{name}-drafter" not in wanted:
                 continue
-            self._stage(f"{shape.name}-answers", self._upstream(shape.name), partial(self._regenerate, shape))
-            self._stage(f"{shape.name}-drafter", self._upstream(f"{shape.name}-answers"), partial(self._draft, shape))
-            self._stage(f"{shape.name}-figures", self._upstream(f"{shape.name}-drafter"), partial(self._measure, shape))
+            answered = self._upstream(name, effort.regenerated, effort.answer_tokens)
+            self._stage(f"{name}-answers", answered, partial(self._regenerate, shape))
+            drafted = self._upstream(f"{name}-answers", shape.drafter_settings())
+            self._stage(f"{name}-drafter", drafted, partial(self._draft, shape))
+            self._stage(f"{name}-figures", self._upstream(f"{name}-drafter"), partial(self._measure, shape))
         self._publish()
         return self.figures
 
@@ -96,9 +99,8 @@ class Builder:
         documents = self.corpus.train
         tokenizer = train_tokenizer(documents, self.work / "tokenizer", self.shapes[0].vocab_size)
         encoded = [encode_document(tokenizer, document) for document in documents]
-        flat = torch.tensor([token for tokens in encoded for token in tokens], dtype=torch.int16)
-        lengths = torch.tensor([len(tokens) for tokens in encoded])
-        save_checkpoint(self.work / "train.pt", {"flat": flat, "len": lengths})
+        final = [encode_document(tokenizer, document) for document in self.corpus.final]
+        save_checkpoint(self.work / "train.pt", {"train": _flatten(encoded), "final": _flatten(final)})
         kinds: dict[str, int] = {}
         for document, tokens in zip(documents, encoded, strict=True):
             kind = f"{document.domain}: {document.kind}{'' if document.messages else ', plain text'}"
@@ -107,7 +109,9 @@ class Builder:
             "python": platform.python_version(),
             "documents": len(documents),
             "held_out_documents": len(self.corpus.heldout),
-            "tokens": len(flat),
+            "tokens": sum(map(len, encoded)),
+            "final_documents": len(final),
+            "final_tokens": sum(map(len, final)),
             "vocabulary": len(tokenizer),
             "tokens_by_kind": dict(sorted(kinds.items())),
         }
@@ -116,10 +120,10 @@ class Builder:
         packed = load_checkpoint(self.work / "train.pt")
         if packed is None:
             raise FileNotFoundError(self.work / "train.pt")
-        documents = [tokens.tolist() for tokens in packed["flat"].long().split(packed["len"].tolist())]
+        documents, final = (_unflatten(packed[part]) for part in ("train", "final"))
         model = new_target(shape, seed=1, eos_token_ids=self.eos_token_ids, pad_token_id=self.eos_token_ids[1])
         figures: dict[str, Any] = pretrain(
-            model, self.tokenizer, documents, shape, self.work / f"{shape.name}.ckpt", self._export(shape.name)
+            model, self.tokenizer, documents, final, shape, self.work / f"{shape.name}.ckpt", self._export(shape.name)
         )
         return figures | {"parameters": sum(p.numel() for p in model.parameters())}
 
@@ -234,6 +238,16 @@ class Builder:
             of_domain = [d for d in documents if d.domain == domain][: self._count(LOSS_DOCUMENTS)]
             chosen.extend((domain, encode_document(self.tokenizer, d)) for d in of_domain)
         return chosen
+
+
+def _flatten(documents: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Token ids below 2¹⁵ as one int16 row with the documents' lengths."""
+    flat = torch.tensor([token for tokens in documents for token in tokens], dtype=torch.int16)
+    return {"flat": flat, "lengths": torch.tensor([len(tokens) for tokens in documents])}
+
+
+def _unflatten(packed: dict[str, torch.Tensor]) -> list[list[int]]:
+    return [tokens.tolist() for tokens in packed["flat"].long().split(packed["lengths"].tolist())]
 
 
 def _copy_files(source: Path, target: Path) -> None:

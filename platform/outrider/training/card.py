@@ -24,7 +24,11 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
                 ["layers × hidden"] + [f"{s.layers} × {s.hidden_size}" for s in shapes],
                 ["context (trained at most 512)"] + [str(s.max_positions) for s in shapes],
                 ["training tokens"] + [_millions(figures[s.name]["tokens"]) for s in shapes],
-                ["training time, min (one or two busy CPU cores)"]
+                [
+                    "of these on the final part (share of the budget)",
+                    *(f"{100 * s.effort.final_share:.0f} %" for s in shapes),
+                ],
+                ["training time, min (about one CPU core, shared with other work)"]
                 + [f"{figures[s.name]['train_s'] / 60:.0f}" for s in shapes],
                 ["drafter parameters (with frozen copies of embeddings and output)"]
                 + [_millions(figures[f"{s.name}-drafter"]["parameters"]) for s in shapes],
@@ -46,7 +50,10 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
         "Foundation License), and generators in `outrider.training.data` with answers that are computed, not written. "
         f"{data['held_out_documents']} further documents are held out: the split hashes the source file, the topic, or "
         "the generated question, so nothing from one source is on both sides. Greetings are a few fixed answers and "
-        "are all trained on. Nothing was written by another language model.\n",
+        "are all trained on. A plain sum that is held out may occur in training in other words. Nothing was written by "
+        "another language model.\n\n"
+        f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and fresh "
+        "exact tasks, replaces the rest for the last stretch of training where the table says so.\n",
         _table(
             ["kind", "share of tokens"],
             [[k, f"{100 * v / data['tokens']:.1f} %"] for k, v in data["tokens_by_kind"].items()],

@@ -8,7 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["pack_epoch"]
+__all__ = ["WindowStream", "pack_epoch"]
+
+
+class WindowStream:
+    """Endless windows over `documents`, epoch after epoch; `consumed` is all a checkpoint needs to go on."""
+
+    def __init__(self, documents: Sequence[Sequence[int]], window: int, seed: int, consumed: int = 0) -> None:
+        self._documents, self._window, self._seed = documents, window, seed
+        self._epoch, self._offset = -1, 0
+        self._rows = torch.empty(0, 0, dtype=torch.long)
+        self.consumed = consumed
+
+    def take(self, count: int) -> Tensor:
+        """The next windows [count, window + 1]."""
+        rows = []
+        for _ in range(count):
+            while self.consumed - self._offset >= len(self._rows):
+                self._offset += len(self._rows)
+                self._epoch += 1
+                self._rows = pack_epoch(self._documents, self._window, 1000 * self._seed + self._epoch)
+            rows.append(self._rows[self.consumed - self._offset])
+            self.consumed += 1
+        return torch.stack(rows)
 
 
 def pack_epoch(documents: Sequence[Sequence[int]], window: int, seed: int) -> Tensor:

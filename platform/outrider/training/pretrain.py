@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from outrider.training import attention
-from outrider.training.packing import pack_epoch
+from outrider.training.packing import WindowStream
 from outrider.training.progress import Progress
 from outrider.training.shapes import TargetShape
 from outrider.training.storage import load_checkpoint, replace_directory, save_checkpoint
@@ -107,6 +107,7 @@ def pretrain(
     model: nn.Module,
     tokenizer: Any,
     documents: Sequence[Sequence[int]],
+    final_documents: Sequence[Sequence[int]],
     shape: TargetShape,
     checkpoint: Path,
     directory: Path,
@@ -114,44 +115,43 @@ def pretrain(
 ) -> dict[str, float]:
     """Train until the budget of `shape.effort` is spent; resumes from `checkpoint`; exports at each checkpoint.
 
-    `documents` are token ids. Returns the figures of the run.
+    `documents` are token ids; `final_documents` replace them for the effort's final share. Returns the run's figures.
     """
     effort = shape.effort
     optimizers = _optimizers(model)
-    step, elapsed_s, smoothed = 0, 0.0, math.nan
+    step, elapsed_s, smoothed, consumed = 0, 0.0, math.nan, [0, 0]
     saved = load_checkpoint(checkpoint)
     if saved is not None:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step, elapsed_s, smoothed = saved["step"], saved["elapsed_s"], saved["loss"]
+        consumed = saved["consumed"]
     model.train()
-    windows, epoch, offset = torch.empty(0, 0, dtype=torch.long), -1, 0
-    consumed = step * effort.batch_windows
+    streams = [
+        WindowStream(part, effort.window_tokens, seed + number, consumed[number])
+        for number, part in enumerate((documents, final_documents))
+    ]
     resumed_at_s, started_s, saved_s, first_step = elapsed_s, time.monotonic(), time.monotonic(), step
 
     def save() -> None:
         states = [optimizer.state_dict() for optimizer in optimizers]
         state = {"model": model.state_dict(), "optimizers": states, "step": step, "elapsed_s": elapsed_s}
-        save_checkpoint(checkpoint, state | {"loss": smoothed})
+        save_checkpoint(checkpoint, state | {"loss": smoothed, "consumed": [s.consumed for s in streams]})
         export_target(model, tokenizer, directory)
 
     torch.set_num_threads(1)
     with Progress(f"pretrain {shape.name}") as progress, ThreadPoolExecutor(WORKERS) as pool:
         while elapsed_s < effort.pretrain_s:
-            while consumed - offset >= len(windows):
-                offset += len(windows)
-                epoch += 1
-                windows = pack_epoch(documents, effort.window_tokens, seed=1000 * seed + epoch)
-            picked = [windows[(consumed - offset + i) % len(windows)] for i in range(effort.batch_windows)]
-            consumed += effort.batch_windows
-            loss = _step(model, optimizers, torch.stack(picked), elapsed_s / effort.pretrain_s, pool)
+            spent = elapsed_s / effort.pretrain_s
+            final = spent >= 1 - effort.final_share
+            loss = _step(model, optimizers, streams[final].take(effort.batch_windows), spent, pool)
             step += 1
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             elapsed_s = resumed_at_s + time.monotonic() - started_s
             speed = (step - first_step) * effort.batch_windows * effort.window_tokens / (elapsed_s - resumed_at_s)
             progress.update(
-                min(1.0, elapsed_s / effort.pretrain_s), step=step, epoch=epoch, loss=smoothed, tok_per_s=speed
+                min(1.0, elapsed_s / effort.pretrain_s), step=step, final=str(final), loss=smoothed, tok_per_s=speed
             )
             if time.monotonic() - saved_s > effort.checkpoint_s:
                 save()

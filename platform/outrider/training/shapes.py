@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 __all__ = ["FLASH", "PRO", "DrafterShape", "Effort", "TargetShape", "scaled"]
 
@@ -19,11 +20,15 @@ class DrafterShape:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Wall-clock budgets; every schedule is a function of the share of its budget that is spent."""
+    """Wall-clock budgets; every schedule is a function of the share of its budget that is spent.
+
+    The last `final_share` of pretraining sees the corpus's final part: conversations with more sums and exact tasks.
+    """
 
     pretrain_s: float
     drafter_s: float
     regenerated: int
+    final_share: float = 0.0
     answer_tokens: int = 200
     batch_windows: int = 8
     window_tokens: int = 512
@@ -46,6 +51,17 @@ class TargetShape:
     drafter: DrafterShape
     effort: Effort
 
+    def target_settings(self) -> dict[str, Any]:
+        """What the trained target depends on, and only that."""
+        settings = asdict(self)
+        effort = settings.pop("effort")
+        del settings["drafter"]
+        return settings | {k: effort[k] for k in ("pretrain_s", "final_share", "batch_windows", "window_tokens")}
+
+    def drafter_settings(self) -> dict[str, Any]:
+        """What the trained drafter depends on beside the answers."""
+        return asdict(self.drafter) | {"drafter_s": self.effort.drafter_s}
+
 
 FLASH = TargetShape(
     name="flash",
@@ -58,7 +74,7 @@ FLASH = TargetShape(
     head_dim=32,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 1, 2), markov_rank=64),
-    effort=Effort(pretrain_s=20 * 60, drafter_s=13 * 60, regenerated=4000),
+    effort=Effort(pretrain_s=20 * 60, drafter_s=30 * 60, regenerated=4000),
 )
 PRO = TargetShape(
     name="pro",
@@ -71,7 +87,7 @@ PRO = TargetShape(
     head_dim=64,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
-    effort=Effort(pretrain_s=55 * 60, drafter_s=15 * 60, regenerated=4000),
+    effort=Effort(pretrain_s=58 * 60, drafter_s=22 * 60, regenerated=4000, final_share=0.17),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from outrider.training.data.document import Document, split_of
@@ -21,9 +22,13 @@ SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are a helpful assistant. 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Training documents in a fixed shuffled order, and the documents no model may see in training."""
+    """Training documents in a fixed shuffled order, and the documents no model may see in training.
+
+    `final` is for the last part of pretraining: conversations, with more sums and exact tasks than before.
+    """
 
     train: tuple[Document, ...]
+    final: tuple[Document, ...]
     heldout: tuple[Document, ...]
 
     def summary(self) -> dict[str, int]:
@@ -47,7 +52,23 @@ def build_corpus(scale: float = 1.0, seed: int = 20260101) -> Corpus:
     rng.shuffle(documents)
     train = tuple(d for d in documents if split_of(d.source) == "train" or d.source == "greetings")
     heldout = tuple(d for d in documents if split_of(d.source) == "heldout" and d.source != "greetings")
-    return Corpus(train, heldout)
+    return Corpus(train, _final_documents(train, scale, rng), heldout)
+
+
+def _final_documents(train: Sequence[Document], scale: float, rng: random.Random) -> tuple[Document, ...]:
+    """Fresh exercises and a sample of the conversations already in `train`."""
+    fresh = [
+        *maths_documents(_scaled(14_000, scale), rng, drill=True),
+        *snippet_documents(_scaled(4_000, scale), rng, unnamed_share=0.4),
+        *task_documents(_scaled(3_000, scale), rng),
+        *greeting_documents(_scaled(700, scale), rng),
+    ]
+    chosen = [d for d in fresh if split_of(d.source) == "train" or d.source == "greetings"]
+    for kind, count in (("completion", 2_500), ("story", 2_500), ("docstring", 1_500), ("library", 300)):
+        of_kind = [d for d in train if d.kind == kind]
+        chosen.extend(rng.sample(of_kind, min(len(of_kind), _scaled(count, scale))))
+    rng.shuffle(chosen)
+    return tuple(chosen)
 
 
 def held_out_prompts(corpus: Corpus, per_domain: int, max_prompt_chars: int = 420) -> list[Document]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from outrider.training.data.document import Document, chat
@@ -176,24 +177,37 @@ def _three_terms(rng: random.Random) -> Problem:
     return question, f"{a} + {b} = {a + b}.\n{a + b} + {c} = {a + b + c}.", a + b + c
 
 
+def _small(rng: random.Random) -> Problem:
+    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    expression, value = rng.choice(((f"{a} + {b}", a + b), (f"{a + b} - {b}", a)))
+    return rng.choice(("What is {}?", "How much is {}?", "{}?")).format(expression), f"{expression} = {value}.", value
+
+
 TEMPLATES: tuple[Callable[[random.Random], Problem], ...] = (
     _gain_and_loss, _boxes, _sharing, _price, _comparison, _speed, _savings, _rows, _plain, _plain, _plain, _three_terms,
 )  # fmt: skip
+ARITHMETIC = (_plain, _three_terms, _small)
+DRILL = (*TEMPLATES, _plain, _plain, _plain, _small, _small)
 
 
-def maths_documents(count: int, rng: random.Random) -> list[Document]:
-    """`count` distinct questions; the split key is the question itself."""
+def maths_documents(count: int, rng: random.Random, drill: bool = False) -> list[Document]:
+    """`count` distinct questions; the split key is the question itself.
+
+    `drill` adds small sums, writes some expressions without spaces, and asks for arithmetic more often.
+    """
     seen: set[str] = set()
     documents: list[Document] = []
     attempts = 0
     while len(documents) < count and attempts < 4 * count:
         attempts += 1
-        template = rng.choice(TEMPLATES)
+        template = rng.choice(DRILL if drill else TEMPLATES)
         question, steps, value = template(rng)
+        if drill and template in ARITHMETIC and rng.random() < 0.3:
+            question = re.sub(r" ([-+*/]) ", r"\1", question)
         if question in seen:
             continue
         seen.add(question)
-        kind = "arithmetic" if template in (_plain, _three_terms) else "word sums"
+        kind = "arithmetic" if template in ARITHMETIC else "word sums"
         response = f"{steps}\n{_closing(rng, value)}"
         documents.append(chat("maths", kind, question, question, response, answer=str(value)))
     return documents

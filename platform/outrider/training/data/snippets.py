@@ -105,6 +105,7 @@ ASK = (
     "Write `{}`, a function that {}.",
     "I need a Python function `{}` that {}.",
 )
+ASK_UNNAMED = ("Write a Python function that {}.", "Write a Python function that {}", "Show me a function that {}.")
 INTRODUCTIONS = ("", "", "Here is the function:\n\n", "Sure:\n\n")
 
 
@@ -114,8 +115,11 @@ def _fill(template: str, values: dict[str, str]) -> str:
     return template
 
 
-def snippet_documents(count: int, rng: random.Random) -> list[Document]:
-    """`count` conversations; the split key is the function with its numbers and argument names."""
+def snippet_documents(count: int, rng: random.Random, unnamed_share: float = 0.0) -> list[Document]:
+    """`count` conversations; the split key is the function with its numbers and argument names.
+
+    In `unnamed_share` of them the request leaves the function's name to the answer.
+    """
     documents: list[Document] = []
     for _ in range(count):
         snippet = rng.choice(SNIPPETS)
@@ -125,7 +129,8 @@ def snippet_documents(count: int, rng: random.Random) -> list[Document]:
         goal = _fill(snippet.goal, values)
         body = _fill(snippet.body, values).replace("\n", "\n    ")
         docstring = f'    """{goal[0].upper()}{goal[1:]}."""\n' if rng.random() < 0.3 else ""
-        question = rng.choice(ASK).format(signature, goal)
+        unnamed = unnamed_share > 0 and rng.random() < unnamed_share
+        question = rng.choice(ASK_UNNAMED).format(goal) if unnamed else rng.choice(ASK).format(signature, goal)
         code = f"```python\ndef {signature}:\n{docstring}    {body}\n```"
         documents.append(chat("code", "snippet", f"snippet:{signature}", question, rng.choice(INTRODUCTIONS) + code))
     return documents
