@@ -52,8 +52,8 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
         "the generated question, so nothing from one source is on both sides. Greetings are a few fixed answers and "
         "are all trained on. A plain sum that is held out may occur in training in other words. Nothing was written by "
         "another language model.\n\n"
-        f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and fresh "
-        "exact tasks, replaces the rest for the last stretch of training where the table says so.\n",
+        f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and "
+        "fresh exact tasks, replaces the rest for the last stretch of training where the table says so.\n",
         _table(
             ["kind", "share of tokens"],
             [[k, f"{100 * v / data['tokens']:.1f} %"] for k, v in data["tokens_by_kind"].items()],
