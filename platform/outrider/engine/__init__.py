@@ -1,6 +1,6 @@
 """Target side: sequences, paged KV blocks, continuous batching, the step loop."""
 
-from outrider.engine.engine import Engine, Plan, RoundTimes
+from outrider.engine.engine import Engine, RoundTimes
 from outrider.engine.loop import EngineLoop, TargetInfo
 from outrider.engine.profile import measure_step_curve
 from outrider.engine.settings import EngineSettings
@@ -10,7 +10,6 @@ __all__ = [
     "Engine",
     "EngineLoop",
     "EngineSettings",
-    "Plan",
     "RoundTimes",
     "TargetInfo",
     "TargetModel",

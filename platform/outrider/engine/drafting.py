@@ -119,7 +119,7 @@ class Drafting:
 
     def _message(self, link: DraftLink, sequences: Seq[Sequence], sampling: RowSampling) -> DraftRound:
         lagging = [s for s in sequences if s.draft_held < s.num_computed]
-        slots = [s.slots[s.draft_held : s.num_computed] for s in lagging if s.slots is not None]
+        slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
         features = self._cache.features
         if slots and features is not None:
             rows = features.index_select(0, torch.cat(slots)).float().cpu()

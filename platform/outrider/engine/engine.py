@@ -15,34 +15,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from outrider.engine.attention import Span
 from outrider.engine.blocks import BlockPool
-from outrider.engine.drafting import Drafting, Proposals
+from outrider.engine.drafting import Drafting
 from outrider.engine.load import AcceptanceMeter, Smoothed
-from outrider.engine.sequence import Sequence
+from outrider.engine.plan import Plan, flatten
+from outrider.engine.planner import Planner
+from outrider.engine.sequence import NO_SLOTS, Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.target import FlatBatch, TargetModel
 from outrider.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from outrider.link import DraftLink
-from outrider.scheduling import StepCostCurve, algorithm1
-from outrider.speculation import CoupledRule, RowSampling
+from outrider.scheduling import StepCostCurve
+from outrider.speculation import CoupledRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
-__all__ = ["Engine", "Plan", "RoundTimes"]
+__all__ = ["Chunks", "Engine", "RoundTimes"]
 
 _log = logging.getLogger(__name__)
 
 Chunks = list[tuple[str, TokenChunk]]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one step computes: each decoding sequence with its admitted draft, each prefilling one with its chunk."""
-
-    decoding: list[tuple[Sequence, list[int]]]
-    prefill: list[tuple[Sequence, int]]
-    sampling: RowSampling
-    """One row per decoding sequence, then one per prefilling sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +65,7 @@ class Engine:
         self.pool = BlockPool(settings.kv_blocks, settings.block_size)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
         self.drafting = Drafting(self.cache, settings.draft_timeout_s)
+        self._planner = Planner(settings, curve, self.drafting)
         self.running: list[Sequence] = []
         self.queue: deque[Sequence] = deque()
         self.last_times: RoundTimes | None = None
@@ -146,21 +138,39 @@ class Engine:
         """One round for everything that is running; returns what each request gained."""
         started = time.perf_counter()
         self._admit()
-        plan, draft_s = self._schedule()
-        if not plan.decoding and not plan.prefill:
+        plan = self._planner.plan(self.running, self._host_s.value)
+        if plan.empty:
             return []
         scheduled = time.perf_counter()
-        batch, owners = self._flatten(plan)
+        batch, owners = flatten(plan, self.target.device)
         chosen = self._run(plan, batch, owners)
         ran = time.perf_counter()
         chunks = self._commit(plan, chosen)
-        self._account(plan, batch, draft_s, started, scheduled, ran)
+        self._account(plan, len(batch.token_ids), started, scheduled, ran)
         return chunks
 
     # schedule
 
+    @property
+    def admission_wait_s(self) -> float:
+        """How long the queue may still wait for company before a step is due; 0 when one is due now."""
+        room = self.settings.max_running_requests - len(self.running)
+        if self.running or not self.queue or len(self.queue) >= room:
+            return 0.0
+        return self._queue_wait_s()
+
+    def _queue_wait_s(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now for s in self.queue))
+
     def _admit(self) -> None:
-        """Start queued requests, first come first served, as long as memory for their whole length is free."""
+        """Start queued requests, first come first served, as long as memory for their whole length is free.
+
+        Nobody starts before one request's batch class tires of waiting, or the queue fills what room there is.
+        """
+        room = self.settings.max_running_requests - len(self.running)
+        if not self.queue or (len(self.queue) < room and self._queue_wait_s() > 0):
+            return
         while self.queue and len(self.running) < self.settings.max_running_requests:
             sequence = self.queue[0]
             needed = self.pool.blocks_for(sequence.prompt_tokens + sequence.request.sampling.max_tokens)
@@ -172,101 +182,7 @@ class Engine:
             sequence.admitted_s = time.monotonic()
             self.running.append(sequence)
 
-    def _schedule(self) -> tuple[Plan, float]:
-        decoding = [s for s in self.running if s.decoding]
-        prefilling = [s for s in self.running if not s.decoding]
-        sampling = _row_sampling(decoding + prefilling)
-        step_tokens = min([self.settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
-        prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
-        drafts: list[list[int]] = [[] for _ in decoding]
-        caps = self._depth_caps(decoding, step_tokens - sum(length for _, length in prefill))
-        drafted = [row for row, cap in enumerate(caps) if cap > 0]
-        wait_s = 0.0
-        if drafted and self.drafting.ready:
-            rows = sampling.index(torch.tensor(drafted))
-            proposals = self.drafting.propose([decoding[row] for row in drafted], rows)
-            if proposals is not None:
-                wait_s = proposals.wait_s
-                others = len(decoding) - len(drafted) + sum(length for _, length in prefill)
-                self._cut(decoding, drafted, proposals, caps, others, drafts)
-        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling), wait_s
-
-    def _prefill_chunks(
-        self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
-    ) -> list[tuple[Sequence, int]]:
-        """Prompt tokens of this step: what the batch classes of the decoding requests tolerate, one block at least."""
-        budget = self.settings.max_step_tokens
-        if decoding:
-            share = min(s.request.batch_class.prefill_share for s in decoding)
-            budget = min(int(share * step_tokens), step_tokens - len(decoding))
-            budget = max(budget, self.settings.block_size)
-        chunks = []
-        for sequence in prefilling:
-            length = min(len(sequence.tokens) - sequence.num_computed, budget)
-            if length > 0:
-                chunks.append((sequence, length))
-                budget -= length
-        return chunks
-
-    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
-        """Largest ℓ per decoding request: its own limit, and an equal share of what prefill leaves of the step."""
-        block_size = self.drafting.block_size
-        share = max(0, step_tokens // max(1, len(decoding)) - 1)
-        return [min(sequence.depth_limit(block_size), share) for sequence in decoding]
-
-    def _cut(
-        self,
-        decoding: list[Sequence],
-        drafted: list[int],
-        proposals: Proposals,
-        caps: list[int],
-        others: int,
-        drafts: list[list[int]],
-    ) -> None:
-        """Admit a prefix of each block by Algorithm 1 on the whole round's cost."""
-        depths = algorithm1(
-            proposals.survival,
-            np.array([caps[row] for row in drafted]),
-            self.curve,
-            fixed_s=proposals.wait_s + self._host_s.value,
-            other_tokens=others,
-        )
-        for place, row in enumerate(drafted):
-            drafts[row] = proposals.tokens[place][: int(depths[place])]
-            decoding[row].drafted_tokens += len(proposals.tokens[place])
-
     # run
-
-    def _flatten(self, plan: Plan) -> tuple[FlatBatch, list[int]]:
-        """The flat batch of a plan, and for every logit row the sampling row it belongs to."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        spans: list[Span] = []
-        logit_rows: list[int] = []
-        owners: list[int] = []
-        for row, (sequence, draft) in enumerate(plan.decoding):
-            start, length = sequence.num_computed, 1 + len(draft)
-            logit_rows.extend(range(len(tokens), len(tokens) + length))
-            owners.extend([row] * length)
-            tokens += [sequence.tokens[-1], *draft]
-            positions.extend(range(start, start + length))
-            spans.append(_span(sequence, length))
-        for row, (sequence, length) in enumerate(plan.prefill, start=len(plan.decoding)):
-            start = sequence.num_computed
-            tokens += sequence.tokens[start : start + length]
-            positions.extend(range(start, start + length))
-            spans.append(_span(sequence, length))
-            if start + length == len(sequence.tokens):
-                logit_rows.append(len(tokens) - 1)
-                owners.append(row)
-        device = self.target.device
-        batch = FlatBatch(
-            torch.tensor(tokens, device=device),
-            torch.tensor(positions, device=device),
-            tuple(spans),
-            torch.tensor(logit_rows, device=device) if logit_rows else None,
-        )
-        return batch, owners
 
     @torch.inference_mode()
     def _run(self, plan: Plan, batch: FlatBatch, owners: list[int]) -> list[int]:
@@ -276,7 +192,7 @@ class Engine:
             return []
         rows = plan.sampling.index(torch.tensor(owners))
         chosen_at = batch.positions.index_select(0, batch.logit_rows) + 1
-        prefixes = _prefixes(plan) if self.rule.processors else None
+        prefixes = plan.prefixes() if self.rule.processors else None
         return self.rule.choose(logits.cpu(), rows, chosen_at.cpu(), prefixes)
 
     # commit
@@ -339,27 +255,22 @@ class Engine:
         else:
             self.queue.remove(sequence)
         self.drafting.forget(sequence)
-        sequence.blocks, sequence.slots = [], None
+        sequence.blocks, sequence.slots = [], NO_SLOTS
         chunk = TokenChunk(tokens, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
 
     # load
 
-    def _account(
-        self, plan: Plan, batch: FlatBatch, draft_s: float, started: float, scheduled: float, ran: float
-    ) -> None:
+    def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        tokens = len(batch.token_ids)
-        host_s = (scheduled - started - draft_s) + (now - ran)
-        self.last_times = RoundTimes(
-            draft_s, scheduled - started - draft_s, ran - scheduled, now - ran, tokens, len(plan.decoding)
-        )
-        self._host_s.add(host_s)
+        schedule_s = scheduled - started - plan.draft_s
+        self.last_times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
+        self._host_s.add(schedule_s + now - ran)
         if not plan.decoding:
             return
         self._round_s.add(now - started)
-        if draft_s:
-            self._draft_s.add(draft_s)
+        if plan.draft_s:
+            self._draft_s.add(plan.draft_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
         ahead = self.curve.seconds_at(np.array([tokens, tokens + 1]))
         self._price.add(emitted / (now - started) * float(ahead[1] - ahead[0]))
@@ -387,24 +298,3 @@ class Engine:
             context_tokens=min(self.target.context_tokens, self.pool.total * self.settings.block_size),
             max_running_requests=self.settings.max_running_requests,
         )
-
-
-def _span(sequence: Sequence, length: int) -> Span:
-    slots = sequence.slots
-    return Span(sequence.num_computed, length, slots if slots is not None else torch.empty(0, dtype=torch.int64))
-
-
-def _prefixes(plan: Plan) -> list[list[int]]:
-    """The tokens before each logit row's choice: a draft's rows see the draft."""
-    decoding = [s.tokens + draft[:k] for s, draft in plan.decoding for k in range(len(draft) + 1)]
-    return decoding + [s.tokens for s, length in plan.prefill if s.num_computed + length == len(s.tokens)]
-
-
-def _row_sampling(sequences: list[Sequence]) -> RowSampling:
-    requests = [sequence.request for sequence in sequences]
-    return RowSampling.of(
-        [r.sampling.temperature for r in requests],
-        [r.sampling.top_p for r in requests],
-        [r.sampling.seed for r in requests],
-        [r.choice_index for r in requests],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -146,8 +147,11 @@ class EngineLoop:
         self._engine.drafting.detach()
 
     def _take_commands(self) -> None:
-        """Carry out waiting commands; sleep for one when the engine is idle."""
+        """Carry out waiting commands; sleep for one when the engine is idle or waits for company."""
         if self._engine.idle:
             self._inbox.get()()
+        elif (wait_s := self._engine.admission_wait_s) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=wait_s)()
         while not self._inbox.empty():
             self._inbox.get()()

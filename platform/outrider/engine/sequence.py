@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from outrider.types import FinishReason, GenerationRequest, RequestSummary
 
-__all__ = ["Sequence"]
+__all__ = ["NO_SLOTS", "Sequence"]
+
+NO_SLOTS = torch.empty(0, dtype=torch.int64)
+"""What a sequence that is not running holds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +29,7 @@ class Sequence:
     arrived_s: float
     tokens: list[int]
     blocks: list[int] = field(default_factory=list)
-    slots: Tensor | None = None
+    slots: Tensor = NO_SLOTS
     num_computed: int = 0
     draft_held: int = 0
     admitted_s: float | None = None

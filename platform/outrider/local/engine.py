@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -114,6 +115,7 @@ class LocalEngine:
         for request in requests:
             self.engine.submit(request)
         while not self.engine.idle:
+            time.sleep(self.engine.admission_wait_s)
             for request_id, chunk in self.engine.step():
                 completion = done[request_id]
                 completion.tokens += chunk.tokens

@@ -1,0 +1,85 @@
+"""The schedule part of a step: who decodes how deep, and how much prompt rides along."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from outrider.engine.drafting import Drafting, Proposals
+from outrider.engine.plan import Plan, row_sampling
+from outrider.engine.sequence import Sequence
+from outrider.engine.settings import EngineSettings
+from outrider.scheduling import StepCostCurve, algorithm1
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """Turns the running sequences into a plan, drafting on the way."""
+
+    def __init__(self, settings: EngineSettings, curve: StepCostCurve, drafting: Drafting) -> None:
+        self._settings = settings
+        self._curve = curve
+        self._drafting = drafting
+
+    def plan(self, running: list[Sequence], host_s: float) -> Plan:
+        """The next step; `host_s` is what a round costs beside drafting and the target's forward."""
+        decoding = [s for s in running if s.decoding]
+        prefilling = [s for s in running if not s.decoding]
+        sampling = row_sampling(decoding + prefilling)
+        step_tokens = min([self._settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
+        prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
+        prefill_tokens = sum(length for _, length in prefill)
+        caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
+        drafts: list[list[int]] = [[] for _ in decoding]
+        drafted = [row for row, cap in enumerate(caps) if cap > 0]
+        proposals = None
+        if drafted and self._drafting.ready:
+            drafting = [decoding[row] for row in drafted]
+            proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
+        if proposals is not None:
+            others = len(decoding) - len(drafted) + prefill_tokens
+            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, host_s)
+            for row, draft in zip(drafted, admitted, strict=True):
+                drafts[row] = draft
+        draft_s = proposals.wait_s if proposals else 0.0
+        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s)
+
+    def _prefill_chunks(
+        self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
+    ) -> list[tuple[Sequence, int]]:
+        """Prompt tokens of this step: what the batch classes of the decoding requests tolerate, one block at least."""
+        budget = self._settings.max_step_tokens
+        if decoding:
+            share = min(s.request.batch_class.prefill_share for s in decoding)
+            budget = min(int(share * step_tokens), step_tokens - len(decoding))
+            budget = max(budget, self._settings.block_size)
+        chunks = []
+        for sequence in prefilling:
+            length = min(len(sequence.tokens) - sequence.num_computed, budget)
+            if length > 0:
+                chunks.append((sequence, length))
+                budget -= length
+        return chunks
+
+    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
+        """Largest ℓ per decoding request: its own limit, and an equal share of what prefill leaves of the step."""
+        block_size = self._drafting.block_size
+        share = max(0, step_tokens // max(1, len(decoding)) - 1)
+        return [min(sequence.depth_limit(block_size), share) for sequence in decoding]
+
+    def _cut(
+        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, host_s: float
+    ) -> list[list[int]]:
+        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost."""
+        depths = algorithm1(
+            proposals.survival,
+            np.array(caps),
+            self._curve,
+            fixed_s=proposals.wait_s + host_s,
+            other_tokens=others,
+            weights=np.array([s.request.batch_class.weight for s in sequences]),
+        )
+        for sequence, block in zip(sequences, proposals.tokens, strict=True):
+            sequence.drafted_tokens += len(block)
+        return [block[: int(depth)] for block, depth in zip(proposals.tokens, depths, strict=True)]
