@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.engines import CURVE
 from support.texts import VOCAB, save_tokenizer
 from support.tiny import make_drafter, make_target
 
@@ -21,3 +22,9 @@ def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def worded_drafter(worded: Path) -> Path:
     """Its drafter."""
     return make_drafter(worded.parent / "drafter", worded)
+
+
+@pytest.fixture
+def given_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_engine` takes a given step curve: on a busy machine a measured one may be anything, even flat."""
+    monkeypatch.setattr("outrider.local.engine.measure_step_curve", lambda *_, **__: CURVE)

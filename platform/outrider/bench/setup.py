@@ -41,7 +41,10 @@ class Setup:
     def open(
         self, link: LinkKind, *, streams: int, drafted: bool = True, curve: StepCostCurve | None = None
     ) -> LocalEngine:
-        """A fresh engine that runs up to `streams` requests at a time and queues the rest."""
+        """A fresh engine that runs up to `streams` requests at a time and queues the rest.
+
+        The step curve is measured here unless one is given; without a drafter nothing asks for it.
+        """
         settings = EngineSettings(
             model=self.target.name, max_running_requests=streams, max_queued_requests=1 << 20, draft_timeout_s=10.0
         )
@@ -50,7 +53,7 @@ class Setup:
             self.drafter if drafted else None,
             link=link,
             settings=settings,
-            curve=curve,
+            curve=curve if drafted else UNTRIMMED,
             dtype=self.dtype,
             device=self.device,
         )

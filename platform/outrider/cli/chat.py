@@ -44,12 +44,15 @@ def chat(
         target, drafter = demo_models.path(model), demo_models.path(f"{model}-drafter")
     from transformers.utils import logging
 
+    from outrider.engine import EngineSettings
     from outrider.local import open_engine
     from outrider.text import TextModel
 
     logging.disable_progress_bar()
     sampling = SamplingParams(max_tokens, temperature, top_p, secrets.randbits(63) if seed is None else seed)
-    with open_engine(target, drafter) as local:
+    # One request runs at a time: a short step curve is soon measured. A curve needs more sizes than one request has.
+    settings = EngineSettings(target.name, max_running_requests=2 if drafter else 16)
+    with open_engine(target, drafter, settings=settings) as local:
         conversation = Conversation(local, TextModel.load(target), sampling, depth, quiet=as_json)
         if message is not None:
             _print_outcome(conversation.ask(message), as_json)

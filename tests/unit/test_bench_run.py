@@ -1,0 +1,157 @@
+"""Every benchmark that needs no server, end to end, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from outrider.bench.decode import PEER
+from outrider.bench.reference import Reference
+from outrider.cli.bench import app
+
+pytestmark = pytest.mark.usefixtures("given_curve")
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("held") / "out.jsonl"
+    words = ("hello there", "user", "1 + 2", "def f(x):", "system")
+    items = [
+        {"domain": domain, "messages": [{"role": "user", "content": f"{domain} {word}"}]}
+        for domain in ("code", "maths")
+        for word in words
+    ]
+    file.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def bench(worded: Path, worded_drafter: Path, held_out: Path) -> Any:
+    def run(*arguments: str, status: int = 0) -> dict[str, Any]:
+        models = ["--target", str(worded), "--drafter", str(worded_drafter), "--held-out", str(held_out)]
+        result = CliRunner().invoke(app, [*arguments, *models, "--threads", "1", "--json"], catch_exceptions=False)
+        assert result.exit_code == status, result.output
+        read: dict[str, Any] = json.loads(result.stdout)
+        assert read["configuration"]["torch_threads"] == 1
+        assert {"torch", "transformers"} <= read["configuration"]["versions"].keys()
+        return read
+
+    return run
+
+
+def test_exact_holds_for_every_link_and_depth(bench: Any) -> None:
+    read = bench("exact", "--prompts", "6", "--max-tokens", "10", "--streams", "3")
+    rows = read["tables"][0]["rows"]
+    assert len(rows) == 6
+    assert {row["arm"].split(",")[0] for row in rows} == {"in-process", "process"}
+    assert all(row["prompts"] == 6 and row["mismatches"] == 0 for row in rows)
+    assert read["parameters"]["tokens"] > 6
+
+
+def test_exact_fails_on_a_mismatch(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that says something else must turn into mismatches and exit status 1."""
+    honest = Reference.greedy
+
+    def other(self: Reference, *args: Any, **kwargs: Any) -> Any:
+        done = honest(self, *args, **kwargs)
+        for tokens in done.tokens:
+            tokens[-1] = (tokens[-1] + 1) % 97
+        return done
+
+    monkeypatch.setattr(Reference, "greedy", other)
+    monkeypatch.setattr("outrider.bench.exact._arms", _only_in_process)
+    read = bench("exact", "--prompts", "2", "--max-tokens", "4", status=1)
+    assert read["passed"] is False
+    assert read["tables"][0]["rows"][0]["mismatches"] == 2
+    assert any("mismatch at token" in note for note in read["notes"])
+
+
+def _only_in_process(setup: Any, inputs: Any, max_tokens: int, streams: int, say: Any) -> Any:
+    from outrider.bench.setup import UNTRIMMED, requests_for
+    from outrider.local import LinkKind
+
+    with setup.open(LinkKind.IN_PROCESS, streams=streams, curve=UNTRIMMED) as local:
+        yield "in-process", [one.tokens for one in local.generate(requests_for(inputs, max_tokens))]
+
+
+def test_seeds_hold_in_any_company_and_through_a_restart(bench: Any) -> None:
+    read = bench("seeds", "--prompts", "3", "--max-tokens", "12", "--in-process")
+    rows = read["tables"][0]["rows"]
+    assert [row["arm"] for row in rows] == [
+        "full depth, alone",
+        "depth 0, among 7 others",
+        "full depth, among 7 others",
+        "drafter restarted while answering",
+        "after the restart, alone",
+    ]
+    assert all(row["mismatches"] == 0 for row in rows)
+
+
+def test_acceptance_by_domain(bench: Any) -> None:
+    read = bench("acceptance", "--max-tokens", "24", "--repetitions", "2", "--streams", "4")
+    rows = read["tables"][0]["rows"]
+    assert [row["temperature"] for row in rows] == [0.0, 1.0, 0.0, 1.0]
+    assert all(1 <= row[name]["median"] <= 8 for row in rows for name in ("macro", "code", "maths"))
+    assert [row["macro"]["count"] for row in rows] == [1, 2, 2, 2]
+    everything = rows[0]
+    assert everything["macro"]["median"] == pytest.approx(
+        (everything["code"]["median"] + everything["maths"]["median"]) / 2
+    )
+
+
+def test_decode_compares_every_arm_with_the_peer(bench: Any) -> None:
+    read = bench(
+        "decode", "--streams", "1", "--streams", "3", "--prompts", "2", "--max-tokens", "6", "--repetitions", "2"
+    )
+    titles = [table["title"] for table in read["tables"]]
+    assert titles == ["speed, 1 stream", "a mean round, 1 stream", "speed, 3 streams", "a mean round, 3 streams"]
+    for table in read["tables"][::2]:
+        rows = {row["arm"]: row for row in table["rows"]}
+        assert list(rows) == ["separated", "colocated", "no drafter", PEER]
+        assert rows[PEER][f"÷ {PEER}"] == {"median": 1.0, "low": 1.0, "high": 1.0, "count": 2}
+        assert rows["no drafter"]["tokens per round"]["median"] == 1.0
+        assert rows["separated"]["tokens per round"] == rows["colocated"]["tokens per round"]
+    rounds = {row["arm"]: row for row in read["tables"][3]["rows"]}
+    assert rounds["no drafter"]["draft ms"]["median"] == 0
+    assert rounds["separated"]["draft ms"]["median"] > 0
+    assert rounds["no drafter"]["requests"]["median"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "x"], "together"),
+        (["--dtype", "float8"], "float32 or bfloat16"),
+        (["--model", "x"], "no demo model"),
+    ],
+)
+def test_wrong_options_are_said(options: list[str], message: str) -> None:
+    from outrider.errors import OutriderError
+
+    with pytest.raises(OutriderError, match=message):
+        CliRunner().invoke(app, ["decode", *options], catch_exceptions=False)
+
+
+def test_the_peer_stops_at_end_tokens_only_when_asked(worded: Path) -> None:
+    import torch
+
+    reference = Reference(worded, dtype=torch.float32, device="cpu")
+    free = reference.greedy([[5, 6, 7]], 12, ignore_eos=True).tokens[0]
+    assert len(free) == 12
+    reference._ends = (free[4],)
+    assert reference.greedy([[5, 6, 7]], 12).tokens[0] == free[: free.index(free[4]) + 1]
+    assert reference.greedy([[5, 6, 7]], 12, ignore_eos=True).tokens[0] == free
+
+
+def test_the_peer_s_padding_changes_nothing(worded: Path) -> None:
+    import torch
+
+    reference = Reference(worded, dtype=torch.float32, device="cpu")
+    prompts = [[5, 6, 7, 8, 9, 10], [11, 12]]
+    together = reference.greedy(prompts, 8, ignore_eos=True)
+    assert together.tokens == [reference.greedy([prompt], 8, ignore_eos=True).tokens[0] for prompt in prompts]
+    assert 0 < together.first_s < together.wall_s
