@@ -8,10 +8,14 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 CONFIG ?= deployments/outrider_deployments/configs/local.yaml
 POLICY ?=
+# Where torch comes from, if not from PyPI: https://download.pytorch.org/whl/cpu is smaller without a GPU.
+TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Torch is resolved alone first, so that no other requirement can move it.
+INSTALL_TORCH = $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
 # Installed, and up to date with pyproject.toml.
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
@@ -56,15 +60,14 @@ $(VENV)/bin/python:
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# Torch is resolved alone first, so that no other requirement can move it.
 $(RUN_READY): pyproject.toml | $(VENV)/bin/python
 	@echo "installing what serving needs (once; a few minutes)"
-	@$(PIP) install "torch>=2.11,<2.14"
+	@$(INSTALL_TORCH)
 	@$(PIP) install --editable .
 	@touch $@
 
 $(DEV_READY): pyproject.toml | $(VENV)/bin/python
 	@echo "installing what serving and testing need (once; a few minutes)"
-	@$(PIP) install "torch>=2.11,<2.14"
+	@$(INSTALL_TORCH)
 	@$(PIP) install --editable ".[dev]"
 	@touch $@ $(RUN_READY)
