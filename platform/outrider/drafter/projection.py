@@ -47,13 +47,15 @@ class FeatureProjection:
         vocab_size: int,
         hidden_size: int,
         num_layers: int,
+        context_tokens: int = 1,
         dtype: torch.dtype = torch.float32,
     ) -> FeatureProjection:
-        """Read a DeepSpec drafter directory for a target of the given vocabulary, hidden size and depth.
+        """Read a DeepSpec drafter directory for a target of the given vocabulary, hidden size, depth and context.
 
         Raises ModelDirectoryError when a file is missing or unreadable, DrafterMismatch when the drafter was made for
-        another target: vocabulary, hidden size, or a tapped layer that is out of range or the final one (whose hidden
-        state is post-norm and was never in the training cache).
+        another target: vocabulary, hidden size, fewer positions than the target's context (a longer request would break
+        the link for everyone), or a tapped layer that is out of range or the final one (whose hidden state is post-norm
+        and was never in the training cache).
         """
         config = _read_config(directory)
         name = directory.name
@@ -63,7 +65,13 @@ class FeatureProjection:
                     f"drafter {name}: config.json {field} is {config.get(field)}, its target has {ours}",
                     param=field,
                 )
-        layer_ids = tuple(int(layer) for layer in config.get("target_layer_ids", ()))
+        if config["max_position_embeddings"] < context_tokens:
+            raise DrafterMismatch(
+                f"drafter {name}: config.json max_position_embeddings is {config['max_position_embeddings']}, its "
+                f"target's context has {context_tokens}",
+                param="max_position_embeddings",
+            )
+        layer_ids = tuple(config["target_layer_ids"])
         for layer in layer_ids:
             if not -1 <= layer < num_layers - 1:
                 kind = "the final layer" if layer == num_layers - 1 else "out of range"
@@ -74,7 +82,12 @@ class FeatureProjection:
                 )
         fc, norm = _read_tensors(directory, ("fc.weight", "hidden_norm.weight"))
         wanted = (hidden_size, len(layer_ids) * hidden_size)
-        if tuple(fc.shape) != wanted or tuple(norm.shape) != (hidden_size,) or not layer_ids:
+        if tuple(norm.shape) != (hidden_size,):
+            raise DrafterMismatch(
+                f"drafter {name}: hidden_norm.weight is {list(norm.shape)} where [{hidden_size}] is needed",
+                param="hidden_norm.weight",
+            )
+        if tuple(fc.shape) != wanted or not layer_ids:
             raise DrafterMismatch(
                 f"drafter {name}: fc.weight is {list(fc.shape)} where {list(wanted)} is needed for the "
                 f"{len(layer_ids)} layers in target_layer_ids",
@@ -83,9 +96,9 @@ class FeatureProjection:
         return cls(
             fc=fc.to(dtype),
             hidden_norm=norm.to(dtype),
-            eps=float(config.get("rms_norm_eps", 1e-6)),
+            eps=config["rms_norm_eps"],
             layer_ids=layer_ids,
-            block_size=int(config["block_size"]),
+            block_size=config["block_size"],
             fingerprint=projection_fingerprint(fc, norm),
         )
 
@@ -120,7 +133,24 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"drafter {directory.name}: config.json lacks block_size or target_layer_ids; is it a DSpark drafter?",
             param="drafter",
         )
+    config = {"rms_norm_eps": 1e-6, "max_position_embeddings": 0, **config}
+    layer_ids = config["target_layer_ids"]
+    for field, right in (
+        ("block_size", _whole(config["block_size"]) and config["block_size"] > 0),
+        ("max_position_embeddings", _whole(config["max_position_embeddings"])),
+        ("target_layer_ids", isinstance(layer_ids, list) and all(map(_whole, layer_ids))),
+        ("rms_norm_eps", isinstance(config["rms_norm_eps"], float) and config["rms_norm_eps"] > 0),
+    ):
+        if not right:
+            raise DrafterMismatch(
+                f"drafter {directory.name}: config.json {field} is {config[field]!r}, of a wrong type or range",
+                param=field,
+            )
     return config
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _read_tensors(directory: Path, names: tuple[str, ...]) -> list[Tensor]:

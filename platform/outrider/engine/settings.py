@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from outrider.errors import InvalidRequest
+from outrider.errors import ConfigurationError
 
 __all__ = ["EngineSettings"]
 
@@ -27,8 +27,10 @@ class EngineSettings:
     draft_timeout_s: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("kv_blocks", "block_size", "max_running_requests", "max_step_tokens"):
+        for name in ("kv_blocks", "block_size", "max_running_requests", "max_queued_requests", "max_step_tokens"):
             if getattr(self, name) < 1:
-                raise InvalidRequest(f"engine setting {name} must be 1 or more, not {getattr(self, name)}", param=name)
+                raise ConfigurationError(
+                    f"engine setting {name} must be 1 or more, not {getattr(self, name)}", param=name
+                )
         if self.draft_timeout_s <= 0:
-            raise InvalidRequest("engine setting draft_timeout_s must be positive", param="draft_timeout_s")
+            raise ConfigurationError("engine setting draft_timeout_s must be positive", param="draft_timeout_s")

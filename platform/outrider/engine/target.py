@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -85,19 +86,23 @@ class TargetModel:
                 vocab_size=config.vocab_size,
                 hidden_size=config.hidden_size,
                 num_layers=config.num_hidden_layers,
+                context_tokens=config.max_position_embeddings,
                 dtype=dtype,
             ).to(torch.device(device))
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
                 attn_implementation=ATTENTION_NAME,
                 local_files_only=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
+        if report["missing_keys"]:  # transformers would go on with random ones
+            raise ModelDirectoryError(f"model {directory.name} has no tensor {min(report['missing_keys'])}")
         return cls(model.to(device).eval(), _eos_token_ids(directory, config), projection, stock=stock)
 
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
