@@ -247,7 +247,7 @@ def _flatten(documents: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def _unflatten(packed: dict[str, torch.Tensor]) -> list[list[int]]:
-    return [tokens.tolist() for tokens in packed["flat"].long().split(packed["lengths"].tolist())]
+    return [tokens.tolist() for tokens in torch.split(packed["flat"].long(), packed["lengths"].tolist())]
 
 
 def _copy_files(source: Path, target: Path) -> None:

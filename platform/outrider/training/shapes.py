@@ -87,7 +87,7 @@ PRO = TargetShape(
     head_dim=64,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
-    effort=Effort(pretrain_s=58 * 60, drafter_s=22 * 60, regenerated=4000, final_share=0.17),
+    effort=Effort(pretrain_s=58 * 60, drafter_s=18 * 60, regenerated=3000, final_share=0.17),
 )
 
 
