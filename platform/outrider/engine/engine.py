@@ -263,6 +263,7 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
+        self._planner.learn(plan)
         schedule_s = scheduled - started - plan.draft_s
         self.last_times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
         self._host_s.add(schedule_s + now - ran)

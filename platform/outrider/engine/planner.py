@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from outrider.engine.drafting import Drafting, Proposals
+from outrider.engine.gate import DraftGate
 from outrider.engine.plan import Plan, row_sampling
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
@@ -21,6 +22,7 @@ class Planner:
         self._settings = settings
         self._curve = curve
         self._drafting = drafting
+        self._gate = DraftGate(curve)
 
     def plan(self, running: list[Sequence], host_s: float) -> Plan:
         """The next step; `host_s` is what a round costs beside drafting and the target's forward."""
@@ -33,17 +35,24 @@ class Planner:
         caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
         drafts: list[list[int]] = [[] for _ in decoding]
         drafted = [row for row, cap in enumerate(caps) if cap > 0]
+        others = len(decoding) - len(drafted) + prefill_tokens
         proposals = None
-        if drafted and self._drafting.ready:
+        if drafted and self._drafting.ready and self._gate.opens(len(drafted), others, host_s):
             drafting = [decoding[row] for row in drafted]
             proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
         if proposals is not None:
-            others = len(decoding) - len(drafted) + prefill_tokens
             admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, host_s)
             for row, draft in zip(drafted, admitted, strict=True):
                 drafts[row] = draft
         draft_s = proposals.wait_s if proposals else 0.0
         return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s)
+
+    def learn(self, plan: Plan) -> None:
+        """Take in what became of a plan, once it is committed."""
+        if plan.draft_s and plan.decoding:
+            verified = sum(1 + len(draft) for _, draft in plan.decoding)
+            emitted = sum(1 + sequence.rounds[-1][1] for sequence, _ in plan.decoding)
+            self._gate.record(len(plan.decoding), verified, emitted, plan.draft_s)
 
     def _prefill_chunks(
         self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
