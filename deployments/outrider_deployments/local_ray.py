@@ -71,15 +71,20 @@ def start() -> None:
     )
 
 
-def stop() -> None:
-    """Stop Serve, then Ray, and wait for their processes; does nothing when Ray was not started."""
+def stop(application: str) -> None:
+    """End the application, then Ray, and wait for the processes; does nothing when Ray was not started.
+
+    Not `serve.shutdown`: its call to the controller races the controller's own end and may then wait half a minute.
+    """
     import ray
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     if not ray.is_initialized():
         return
     # While its actors end, Ray prints on standard output what each lost call was waiting for.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        serve.shutdown()
+        with contextlib.suppress(RayServeException, TimeoutError):
+            serve.delete(application)
         ray.shutdown()
     sweep()

@@ -163,7 +163,7 @@ def _serve(options: Options, config: AppConfig, console: Console, signals: Signa
                 _drain(config.timeouts.drain_s)
         finally:
             status.update("stopping")
-            local_ray.stop()
+            local_ray.stop(APPLICATION)
             console.print("stopped")
 
 
