@@ -47,22 +47,29 @@ def check(config: AppConfig) -> Preflight:
 
 def _check_model(name: str, model: ModelConfig) -> ModelPaths:
     target = model_directory(model.directory)
-    vocab_size, hidden_size, num_layers = _target_shape(name, target)
+    vocab_size, hidden_size, num_layers, context_tokens = _target_shape(name, target)
     if model.drafter is None:
         return ModelPaths(target, None)
     from outrider.drafter.projection import FeatureProjection
 
     drafter = model_directory(model.drafter)
-    FeatureProjection.load(drafter, vocab_size=vocab_size, hidden_size=hidden_size, num_layers=num_layers)
+    FeatureProjection.load(
+        drafter,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        context_tokens=context_tokens,
+    )
     return ModelPaths(target, drafter)
 
 
-def _target_shape(name: str, directory: Path) -> tuple[int, int, int]:
-    """Vocabulary, hidden size and number of layers from config.json: what a drafter must agree with."""
+def _target_shape(name: str, directory: Path) -> tuple[int, ...]:
+    """What a drafter must agree with, from config.json: vocabulary, hidden size, number of layers, context."""
     path = directory / "config.json"
+    fields = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
     try:
         config = json.loads(path.read_text("utf-8"))
-        return int(config["vocab_size"]), int(config["hidden_size"]), int(config["num_hidden_layers"])
+        return tuple(int(config[field]) for field in fields)
     except OSError as error:
         raise ModelDirectoryError(f"model {name}: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -64,9 +64,9 @@ def _unhealthy(application: str) -> list[str]:
             raise RuntimeFault(f"{name} does not start: {_last_line(deployment.message)}")
     if status.status == "DEPLOY_FAILED":
         raise startup_failure(status.message) or RuntimeFault(_last_line(status.message))
-    return sorted(name for name, one in status.deployments.items() if one.status != "HEALTHY") or (
-        [] if status.deployments else ["the application"]
-    )
+    if status.status == "RUNNING":
+        return []
+    return sorted(name for name, one in status.deployments.items() if one.status != "HEALTHY") or ["the application"]
 
 
 def _last_line(message: str) -> str:

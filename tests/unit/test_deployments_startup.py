@@ -39,7 +39,8 @@ def _config(folder: Path, **models: Any) -> str:
 
 def _model(folder: Path, **changes: Any) -> str:
     folder.mkdir()
-    config = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4} | changes
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "max_position_embeddings": 128}
+    config = shape | changes
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return str(folder)
 
@@ -75,6 +76,13 @@ def test_a_tapped_layer_that_is_final_or_out_of_range(
     drafter = _model(tmp_path / "drafter", block_size=7, target_layer_ids=[layer])
     config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
     assert f"names layer {layer}" in _run(capsys, "--config", config)
+
+
+def test_a_drafter_with_a_shorter_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = _model(tmp_path / "target")
+    drafter = _model(tmp_path / "drafter", block_size=7, target_layer_ids=[1], max_position_embeddings=64)
+    config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
+    assert "max_position_embeddings is 64" in _run(capsys, "--config", config)
 
 
 def test_a_bad_policy_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
