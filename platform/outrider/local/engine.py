@@ -83,7 +83,7 @@ class LocalEngine:
             [
                 sys.executable,
                 "-m",
-                "outrider.local.draft_process",
+                "outrider.drafter.process",
                 str(drafter),
                 endpoint,
                 str(torch.get_num_threads()),
