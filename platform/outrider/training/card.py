@@ -71,18 +71,23 @@ def _measured(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, 
     rows: list[list[str]] = []
     found = [figures[f"{s.name}-figures"] for s in shapes]
     for domain in (*DOMAINS, "tasks"):
-        rows.append([f"loss, {domain} (nats per token)"] + [f"{f['held_out_loss'][domain]:.2f}" for f in found])
+        rows.append([f"loss, {domain} (nats per token)"] + [_figure(f["held_out_loss"], domain) for f in found])
     for domain, label in (("maths", "sums"), ("tasks", "small instructions")):
         exact = [f[f"exact_{domain}"] for f in found]
         rows.append([f"exact answers, {label}, T=0"] + [f"{100 * e['share']:.0f} % of {e['prompts']}" for e in exact])
     for temperature in (0, 1):
         measured = [f[f"acceptance_t{temperature}"] for f in found]
         for domain in DOMAINS:
-            rows.append([f"τ, {domain}, T={temperature}"] + [f"{m['tau'][domain]:.2f}" for m in measured])
+            rows.append([f"τ, {domain}, T={temperature}"] + [_figure(m["tau"], domain) for m in measured])
         rows.append([f"**τ, macro, T={temperature}**"] + [f"**{m['macro']:.2f}**" for m in measured])
         rates = [", ".join(f"{100 * r:.0f}" for r in m["slot_rates"]) for m in measured]
         rows.append([f"conditional acceptance by slot, %, T={temperature}", *rates])
     return _table(["", *(shape.name for shape in shapes)], rows)
+
+
+def _figure(values: Mapping[str, float], domain: str) -> str:
+    """Two decimals, or a dash where a shrunken build had nothing of the domain to measure."""
+    return f"{values[domain]:.2f}" if domain in values else "–"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

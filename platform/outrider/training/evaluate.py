@@ -42,7 +42,7 @@ class Acceptance:
 
     @property
     def macro(self) -> float:
-        return sum(self.tau.values()) / len(self.tau)
+        return sum(self.tau.values()) / len(self.tau) if self.tau else math.nan
 
 
 def generate_answers(

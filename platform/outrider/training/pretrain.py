@@ -85,7 +85,7 @@ def load_target(directory: Path) -> nn.Module:
     """A saved target in fp32, ready for inference."""
     from transformers import Qwen3ForCausalLM
 
-    model: nn.Module = Qwen3ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model: nn.Module = Qwen3ForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     return model.eval()
 
 

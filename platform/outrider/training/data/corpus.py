@@ -95,7 +95,7 @@ def held_out_prompts(corpus: Corpus, per_domain: int, max_prompt_chars: int = 42
 
 
 def _scaled(count: int, scale: float) -> int:
-    return max(20, round(count * scale))
+    return max(60, round(count * scale))
 
 
 def _with_system(document: Document, rng: random.Random) -> Document:
