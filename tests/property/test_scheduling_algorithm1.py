@@ -14,12 +14,18 @@ LEVELS = (0.0, 0.1, 0.25, 0.5, 0.5, 0.75, 0.9, 1.0)  # few values, so that ties 
 
 
 def naive(
-    survival: NDArray[np.float64], caps: NDArray[np.int64], curve: StepCostCurve, fixed_s: float, other_tokens: int
+    survival: NDArray[np.float64],
+    caps: NDArray[np.int64],
+    curve: StepCostCurve,
+    fixed_s: float,
+    other_tokens: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> list[int]:
     requests, slots = survival.shape
+    weight = np.ones(requests) if weights is None else weights
     depths = [0] * requests
-    candidates = [(-survival[r, j], j, r) for r in range(requests) for j in range(slots) if j < caps[r]]
-    expected, tokens = float(requests), other_tokens + requests
+    candidates = [(-weight[r] * survival[r, j], j, r) for r in range(requests) for j in range(slots) if j < caps[r]]
+    expected, tokens = float(weight.sum()), other_tokens + requests
     theta = expected / (fixed_s + float(curve.seconds_at(tokens)))
     for negative, _, owner in sorted(candidates):
         raised = (expected - negative) / (fixed_s + float(curve.seconds_at(tokens + 1)))
@@ -52,6 +58,25 @@ def test_equals_the_naive_loop(drawn: tuple[NDArray[np.float64], NDArray[np.int6
     assert depths.tolist() == naive(survival, caps, curve, fixed_s, others)
     assert (depths <= np.minimum(caps, survival.shape[1])).all()
     assert (depths >= 0).all()
+
+
+@given(rounds(), st.lists(st.sampled_from((0.25, 0.5, 1.0, 2.0, 4.0)), min_size=6, max_size=6))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_weighted_it_still_equals_the_naive_loop(
+    drawn: tuple[NDArray[np.float64], NDArray[np.int64], StepCostCurve, float, int], drawn_weights: list[float]
+) -> None:
+    survival, caps, curve, fixed_s, others = drawn
+    weights = np.array(drawn_weights[: len(survival)])
+    depths = algorithm1(survival, caps, curve, fixed_s=fixed_s, other_tokens=others, weights=weights)
+    assert depths.tolist() == naive(survival, caps, curve, fixed_s, others, weights)
+
+
+def test_a_heavier_request_is_served_first() -> None:
+    curve = StepCostCurve((1, 5, 6), (1.0, 1.0, 9.0), "wall at five tokens")
+    survival = np.array([[0.9, 0.8, 0.7], [0.5, 0.4, 0.3]])
+    caps = np.array([3, 3])
+    assert algorithm1(survival, caps, curve).tolist() == [3, 0]
+    assert algorithm1(survival, caps, curve, weights=np.array([1.0, 4.0])).tolist() == [0, 3]
 
 
 @given(rounds(), st.integers(0, 2**32 - 1))

@@ -1,4 +1,7 @@
-"""The flat paged forward equals stock transformers, whatever the spans, the blocks and what lies in unused memory."""
+"""The flat paged forward equals stock transformers, whatever the spans, the blocks and what lies in unused memory.
+
+Both ways of computing it are tested: the stock modules through the attention interface, and the fused Qwen3 forward.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from outrider.engine import TargetModel
 from outrider.engine.attention import Span
 from outrider.engine.cache import PagedCache
+from outrider.engine.stock import StockBackbone
 from outrider.engine.target import FlatBatch
 from support.tiny import TinyPair
 
@@ -19,9 +23,11 @@ BLOCK, BLOCKS = 16, 64
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module")
-def target(pair: TinyPair) -> TargetModel:
-    return TargetModel.load(pair.target, drafter=pair.drafter)
+@pytest.fixture(scope="module", params=["flat", "stock"])
+def target(pair: TinyPair, request: pytest.FixtureRequest) -> TargetModel:
+    target = TargetModel.load(pair.target, drafter=pair.drafter, stock=request.param == "stock")
+    assert isinstance(target._flat, StockBackbone) == (request.param == "stock")
+    return target
 
 
 class Sheet:

@@ -141,3 +141,31 @@ def test_the_running_limit_holds(pair: TinyPair) -> None:
     while not engine.idle:
         engine.step()
         assert len(engine.running) <= 3
+
+
+def test_a_patient_request_waits_for_company(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts when its class tires of waiting, when somebody in a hurry comes, or when the room is filled."""
+    now = 100.0
+    monkeypatch.setattr("outrider.engine.engine.time.monotonic", lambda: now)
+    patient = BatchClass("throughput", admission_wait_s=2.0)
+
+    def fresh() -> Engine:
+        engine = make_engine(pair.target, max_running_requests=3)
+        engine.submit(request("patient", [1, 2], 4, batch_class=patient))
+        assert engine.step() == []
+        assert engine.admission_wait_s == pytest.approx(2.0)
+        return engine
+
+    tired, hurried, filled = fresh(), fresh(), fresh()
+    now = 101.0
+    assert tired.step() == []
+    assert tired.admission_wait_s == pytest.approx(1.0)
+    now = 102.5
+    assert [name for name, _ in tired.step()] == ["patient"]
+    hurried.submit(request("hurried", [3], 4))
+    assert hurried.admission_wait_s == 0
+    assert [name for name, _ in hurried.step()] == ["patient", "hurried"]
+    now = 100.0
+    for i in range(2):
+        filled.submit(request(i, [3], 4, batch_class=patient))
+    assert [name for name, _ in filled.step()] == ["patient", "0", "1"]
