@@ -60,7 +60,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved beside a target."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(directory)
+    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
 
 
 def render_prompt(messages: Iterable[Message]) -> str:
