@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
+from outrider.local import LinkKind, LocalEngine
+from support.engines import open_tiny
 from support.tiny import TinyPair, make_drafter, make_target, reference
 
 torch.set_num_threads(1)  # matrices this small gain nothing from threads, and wait long for them on a busy machine
@@ -22,3 +27,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
 def stock(pair: TinyPair) -> object:
     """The target of `pair` under stock transformers."""
     return reference(pair.target)
+
+
+@pytest.fixture(scope="session")
+def separated_engine(pair: TinyPair) -> Iterator[LocalEngine]:
+    """An engine whose drafter runs in a process of its own: seconds to start, so all tests share it."""
+    with open_tiny(pair.target, pair.drafter, LinkKind.PROCESS) as engine:
+        yield engine
+
+
+@pytest.fixture
+def separated(separated_engine: LocalEngine) -> LocalEngine:
+    """The shared engine with a healthy, patient drafter; where the last test lost it, a fresh one is attached."""
+    drafting: Any = separated_engine.engine.drafting
+    drafting._timeout_s, drafting.lost = 60.0, 0
+    if not drafting.ready:
+        separated_engine.attach_drafter()
+    return separated_engine

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,19 +52,8 @@ def plain(pair: TinyPair) -> dict[str, list[int]]:
         return {one.request_id: one.tokens for one in engine.generate(asked())}
 
 
-@pytest.fixture(scope="module")
-def separated(pair: TinyPair) -> Iterator[LocalEngine]:
-    with open_tiny(pair.target, pair.drafter, LinkKind.PROCESS) as engine:
-        yield engine
-
-
 @pytest.fixture
 def engine(separated: LocalEngine) -> LocalEngine:
-    """The engine with a healthy drafter; a test that loses it leaves the next one a fresh one."""
-    drafting: Any = separated.engine.drafting
-    drafting._timeout_s, drafting.lost = 60.0, 0
-    if not drafting.ready:
-        separated.attach_drafter()
     return separated
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from outrider.local import Completion, LinkKind, LocalEngine
+from outrider.local import Completion, LocalEngine
 from outrider.types import FinishReason, GenerationRequest
 from support.engines import make_engine, open_tiny, prompts, request
 from support.parity import allowed_ties, first_difference, greedy_reference, is_tie
@@ -23,12 +22,6 @@ Expected = list[tuple[list[int], list[float]]]
 @pytest.fixture(scope="module")
 def expected(stock: Any) -> Expected:
     return [greedy_reference(stock, prompt, TOKENS) for prompt in PROMPTS]
-
-
-@pytest.fixture(scope="module")
-def separated(pair: TinyPair) -> Iterator[LocalEngine]:
-    with open_tiny(pair.target, pair.drafter, LinkKind.PROCESS) as engine:
-        yield engine
 
 
 def asked(depth: int) -> list[GenerationRequest]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from outrider.local import Completion, LinkKind, LocalEngine
+from outrider.local import Completion, LocalEngine
 from outrider.types import GenerationRequest
 from support.engines import open_tiny, prompts, request
 from support.parity import TIE, allowed_ties, first_difference, seeded_gap
@@ -75,15 +75,16 @@ def test_in_narrow_steps_with_other_neighbours(pair: TinyPair, plain: list[Compl
     check(done[::-1], plain, stock)
 
 
-def test_over_zeromq_and_after_a_restart_of_the_drafter(pair: TinyPair, plain: list[Completion], stock: Any) -> None:
-    with open_tiny(pair.target, pair.drafter, LinkKind.PROCESS) as engine:
-        check(engine.generate(asked(7)), plain, stock)
-        engine.kill_drafter()
-        engine.attach_drafter()
-        done = engine.generate(asked(7))
-        check(done, plain, stock)
-        assert engine.engine.drafting.ready
-        assert sum(one.summary.accepted_tokens for one in done if one.summary) > 20
+def test_over_zeromq_and_after_a_restart_of_the_drafter(
+    separated: LocalEngine, plain: list[Completion], stock: Any
+) -> None:
+    check(separated.generate(asked(7)), plain, stock)
+    separated.kill_drafter()
+    separated.attach_drafter()
+    done = separated.generate(asked(7))
+    check(done, plain, stock)
+    assert separated.engine.drafting.lost == 0
+    assert sum(one.summary.accepted_tokens for one in done if one.summary) > 20
 
 
 def test_seeds_and_choices_change_what_is_drawn(engine: LocalEngine, plain: list[Completion]) -> None:
