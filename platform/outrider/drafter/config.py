@@ -15,6 +15,11 @@ __all__ = ["DSparkConfig"]
 
 ARCHITECTURE = "Qwen3DSparkModel"
 FILE = "config.json"
+# what transformers puts into every config and a drafter has no use for
+_NOT_ARCHITECTURE = frozenset(
+    ("return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder",
+     "id2label", "label2id")
+)  # fmt: skip
 
 
 class DSparkConfig(BaseModel):
@@ -105,7 +110,8 @@ class DSparkConfig(BaseModel):
     @classmethod
     def for_target(cls, target: Mapping[str, Any], **drafter: Any) -> DSparkConfig:
         """The target's config as a dict (`config.to_dict()`), overridden by the drafter's own fields."""
-        values = {key: value for key, value in target.items() if value is not None}
+        kept = {key: value for key, value in target.items() if value is not None and key not in _NOT_ARCHITECTURE}
+        values = {key: value for key, value in kept.items() if not key.startswith("_")}
         layers = int(drafter["num_hidden_layers"])
         values |= {
             "architectures": [ARCHITECTURE],

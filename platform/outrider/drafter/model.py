@@ -147,7 +147,7 @@ class DSparkModel(nn.Module):
         """Write config.json and model.safetensors in DeepSpec's layout."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.config.save(directory)
+        self.config.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}).save(directory)
         # clone: joined inference weights may make parameters views of one storage, which safetensors refuses
         tensors = {name: value.detach().to(dtype).clone() for name, value in self.state_dict().items()}
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})

@@ -252,4 +252,4 @@ def _unflatten(packed: dict[str, torch.Tensor]) -> list[list[int]]:
 
 def _copy_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
-        shutil.copy2(file, target / file.name)
+        shutil.copyfile(file, target / file.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,15 +46,7 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
             ],
         ),
         "## Data\n",
-        f"{data['documents']} documents, {_millions(data['tokens'])} tokens, made on one machine from Python "
-        f"{data['python']}: the standard library's sources and docstrings, pydoc's language topics (Python Software "
-        "Foundation License), and generators in `outrider.training.data` with answers that are computed, not written. "
-        f"{data['held_out_documents']} further documents are held out: the split hashes the source file, the topic, or "
-        "the generated question, so nothing from one source is on both sides. Greetings are a few fixed answers and "
-        "are all trained on. A plain sum that is held out may occur in training in other words. Nothing was written by "
-        "another language model.\n\n"
-        f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and "
-        "fresh exact tasks, replaces the rest for the last stretch of training where the table says so.\n",
+        *(textwrap.fill(paragraph, 116, break_on_hyphens=False) + "\n" for paragraph in _data(data)),
         _table(
             ["kind", "share of tokens"],
             [[k, f"{100 * v / data['tokens']:.1f} %"] for k, v in data["tokens_by_kind"].items()],
@@ -65,6 +58,20 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
         _LIMITS,
     ]
     return "\n".join(parts)
+
+
+def _data(data: Mapping[str, Any]) -> tuple[str, str]:
+    return (
+        f"{data['documents']} documents, {_millions(data['tokens'])} tokens, made on one machine from Python "
+        f"{data['python']}: the standard library's sources and docstrings, pydoc's language topics (Python Software "
+        "Foundation License), and generators in `outrider.training.data` with answers that are computed, not written. "
+        f"{data['held_out_documents']} further documents are held out: the split hashes the source file, the topic, or "
+        "the generated question, so nothing from one source is on both sides. Greetings are a few fixed answers and "
+        "are all trained on. A plain sum that is held out may occur in training in other words. Nothing was written by "
+        "another language model.",
+        f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and "
+        "fresh exact tasks, replaces the rest for the last stretch of training where the table says so.",
+    )
 
 
 def _measured(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,8 +110,8 @@ _INTRODUCTION = """# The demo models
 
 Flash and Pro are two tiny decoders, each with a DSpark drafter. They exist so that Outrider runs, and its
 speculation can be watched and tested, on any machine without a download. They are **a demonstration and a test bed,
-not assistants**: they write grammatical Python and short texts of the kinds they were trained on, get simple sums
-right more often than not, and know nothing else. `outrider models build` makes all of it again from nothing.
+not assistants**: they write Python and short texts of the kinds they were trained on, set sums out properly but get
+many of them wrong (see below), and know nothing else. `outrider models build` makes all of it again from nothing.
 
 Targets are stock `Qwen3ForCausalLM` with tied embeddings, a byte-level BPE of 2,048 entries behind GPT-2's
 pre-tokenizer, and a ChatML template. `<|mask|>` is reserved for the drafters. Drafters are in DeepSpec's checkpoint
