@@ -49,6 +49,9 @@ def test_exact_holds_for_every_link_and_depth(bench: Any) -> None:
     assert len(rows) == 6
     assert {row["arm"].split(",")[0] for row in rows} == {"in-process", "process"}
     assert all(row["prompts"] == 6 and row["mismatches"] == 0 for row in rows)
+    depths = {row["arm"]: row["drafts verified per round"] for row in rows}
+    assert depths["in-process, depth 0"] == depths["process, depth 0"] == 0
+    assert depths["in-process, full depth"] == depths["process, full depth"] > 3
     assert read["parameters"]["tokens"] > 6
 
 
@@ -75,7 +78,7 @@ def _only_in_process(setup: Any, inputs: Any, max_tokens: int, streams: int, say
     from outrider.local import LinkKind
 
     with setup.open(LinkKind.IN_PROCESS, streams=streams, curve=UNTRIMMED) as local:
-        yield "in-process", [one.tokens for one in local.generate(requests_for(inputs, max_tokens))]
+        yield "in-process", local.generate(requests_for(inputs, max_tokens))
 
 
 def test_seeds_hold_in_any_company_and_through_a_restart(bench: Any) -> None:

@@ -24,18 +24,18 @@ def measure_acceptance(
     repetitions: int,
     say: Say,
 ) -> Report:
-    """τ by domain and macro, with every drafted token verified and as Algorithm 1 trims at this many streams.
+    """τ by domain and macro, with every drafted token verified, and as the engine plans on this machine.
 
-    At temperature 0 untrimmed repetitions repeat themselves; above, each has seeds of its own.
+    At temperature 0 full-depth repetitions repeat themselves; above, each has seeds of its own.
     """
     chosen = held_out_prompts(setup.target, prompts, max_tokens=max_tokens, file=setup.held_out)
     configuration = setup.configuration()
     domains = sorted({prompt.domain for prompt in chosen})
     table = Table("acceptance length τ", ("verified", "temperature", "macro", *domains))
-    with setup.open(LinkKind.IN_PROCESS, streams=streams) as local:
-        block_size = local.engine.drafting.block_size
-        for name, curve in (("everything", UNTRIMMED), (f"Algorithm 1, {streams} streams", local.engine.curve)):
-            local.engine.curve = curve
+    block_size = 0
+    for name, curve in (("everything", UNTRIMMED), (f"as served, {streams} streams", None)):
+        with setup.open(LinkKind.IN_PROCESS, streams=streams, curve=curve) as local:
+            block_size = local.engine.drafting.block_size
             for temperature in temperatures:
                 runs = []
                 for repetition in range(1 if curve is UNTRIMMED and temperature == 0 else repetitions):
@@ -48,7 +48,10 @@ def measure_acceptance(
         configuration,
         {"prompts": len(chosen), "max_tokens": max_tokens, "streams": streams, "block_size": block_size},
         [table],
-        ["rounds whose block max_tokens cut short are left out"],
+        [
+            "rounds whose block max_tokens cut short are left out",
+            "as served, Algorithm 1 trims, and rounds that do not draft count with their one token",
+        ],
     )
 
 

@@ -73,13 +73,15 @@ def measure_decode(
     prompts: int,
     max_tokens: int,
     repetitions: int,
-    stop_at_eos: bool,
+    ignore_eos: bool,
     say: Say,
 ) -> Report:
     """Tokens per second of every arm at each number of streams, ratios to the peer, and where a round's time goes.
 
     With one stream a repetition answers `prompts` of them one after another; with n > 1, n at once. All arms answer
-    the same prompts with the same number of torch threads in each of their processes.
+    the same prompts with the same number of torch threads in each of their processes. Answers end where the model ends
+    them, the same in every arm; under `ignore_eos` all have `max_tokens`, mostly text that no model was trained on
+    and no drafter foresees.
     """
     most = max(prompts, *streams)
     chosen = [p.tokens for p in held_out_prompts(setup.target, most, max_tokens=max_tokens, file=setup.held_out)]
@@ -87,8 +89,11 @@ def measure_decode(
     report = Report(
         "decode",
         configuration,
-        {"prompts": prompts, "max_tokens": max_tokens, "repetitions": repetitions, "stop_at_eos": stop_at_eos},
-        notes=["decode tok/s counts what came after every stream's first token; request tok/s includes the prompts"],
+        {"prompts": prompts, "max_tokens": max_tokens, "repetitions": repetitions, "ignore_eos": ignore_eos},
+        notes=[
+            "decode tok/s counts what came after every stream's first token; request tok/s includes the prompts",
+            "a padded batch runs until its longest answer has ended; only tokens of answers count, in every arm",
+        ],
     )
     with ExitStack() as stack:
         engines = {
@@ -100,10 +105,9 @@ def measure_decode(
         for count in streams:
             batches = [[prompt] for prompt in chosen[:prompts]] if count == 1 else [_filled(chosen, count)]
             arms: dict[str, Callable[[], Run]] = {
-                name: partial(_engine_run, engine, batches, max_tokens, not stop_at_eos)
-                for name, engine in engines.items()
+                name: partial(_engine_run, engine, batches, max_tokens, ignore_eos) for name, engine in engines.items()
             }
-            arms[PEER] = partial(_reference_run, reference, batches, max_tokens, not stop_at_eos)
+            arms[PEER] = partial(_reference_run, reference, batches, max_tokens, ignore_eos)
             label = f"{count} stream{'s' if count > 1 else ''}"
             runs = take_turns(arms, repetitions, lambda line, label=label: say(f"{label}, {line}"))  # type: ignore[misc]
             report.tables += [_speed_table(label, runs), _round_table(label, runs)]

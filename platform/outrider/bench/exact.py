@@ -10,7 +10,7 @@ from outrider.bench.report import Report, Table
 from outrider.bench.setup import UNTRIMMED, Setup, requests_for
 from outrider.bench.spread import Say
 from outrider.bench.ties import Comparison, Outcome, compare, greedy_gap
-from outrider.local import LinkKind
+from outrider.local import Completion, LinkKind
 
 __all__ = ["measure_exact"]
 
@@ -35,17 +35,19 @@ def measure_exact(setup: Setup, *, prompts: int, max_tokens: int, streams: int, 
 
         return compare(expected[place], answer, gap_at)
 
-    table = Table("greedy output against transformers.generate", ("arm", "prompts", "equal", "ties", "mismatches"))
+    columns = ("arm", "prompts", "equal", "ties", "mismatches", "drafts verified per round")
+    table = Table("greedy output against transformers.generate", columns)
     report = Report(
         "exact",
         configuration,
         {"prompts": len(chosen), "max_tokens": max_tokens, "streams": streams, "tokens": sum(map(len, expected))},
         [table],
     )
-    for arm, answers in _arms(setup, inputs, max_tokens, streams, say):
-        verdicts = [judge(place, answer) for place, answer in enumerate(answers)]
+    for arm, done in _arms(setup, inputs, max_tokens, streams, say):
+        verdicts = [judge(place, completion.tokens) for place, completion in enumerate(done)]
         counts = {kind: sum(verdict.outcome is kind for verdict in verdicts) for kind in Outcome}
-        table.add(arm, len(chosen), counts[Outcome.EQUAL], counts[Outcome.TIE], counts[Outcome.MISMATCH])
+        depth = _mean_depth(done)
+        table.add(arm, len(chosen), counts[Outcome.EQUAL], counts[Outcome.TIE], counts[Outcome.MISMATCH], depth)
         report.notes += [
             f"{arm}, prompt {place}: {verdict.outcome} at token {verdict.position}, reference gap {verdict.gap:.2e}"
             for place, verdict in enumerate(verdicts)
@@ -56,16 +58,19 @@ def measure_exact(setup: Setup, *, prompts: int, max_tokens: int, streams: int, 
     return report
 
 
+def _mean_depth(done: list[Completion]) -> float:
+    """Draft tokens verified per request and round: shows that an arm ran at the depth it is named for."""
+    summaries = [completion.summary for completion in done if completion.summary is not None]
+    return sum(s.admitted_tokens for s in summaries) / max(1, sum(s.rounds for s in summaries))
+
+
 def _arms(
     setup: Setup, inputs: list[tuple[int, ...]], max_tokens: int, streams: int, say: Say
-) -> Iterator[tuple[str, list[list[int]]]]:
-    """(arm, answers) for both links at depth 0, at full depth, and as Algorithm 1 trims on this machine."""
+) -> Iterator[tuple[str, list[Completion]]]:
+    """(arm, answers) for both links at depth 0, at full depth, and as the engine plans on this machine."""
     for link in LinkKind:
-        with setup.open(link, streams=streams) as local:
-            measured = local.engine.curve
-            for name, cap, curve in (("0", 0, UNTRIMMED), ("full", None, UNTRIMMED), ("Algorithm 1", None, measured)):
-                arm = f"{link.value}, depth {name}"
-                say(f"{arm}: {len(inputs)} prompts")
-                local.engine.curve = curve
-                done = local.generate(requests_for(inputs, max_tokens, depth_cap=cap))
-                yield arm, [completion.tokens for completion in done]
+        for name, cap, curve in (("depth 0", 0, UNTRIMMED), ("full depth", None, UNTRIMMED), ("as served", None, None)):
+            arm = f"{link.value}, {name}"
+            say(f"{arm}: {len(inputs)} prompts")
+            with setup.open(link, streams=streams, curve=curve) as local:
+                yield arm, local.generate(requests_for(inputs, max_tokens, depth_cap=cap))

@@ -76,6 +76,7 @@ class Report:
         for name, value in (self.configuration | self.parameters).items():
             console.print(Text(f"  {name}: {_line(value)}", style="dim"))
         for table in self.tables:
+            console.print(Text(f"\n{table.title}", style="bold"))
             console.print(_rich(table))
         for note in self.notes:
             console.print(Text(f"• {note}"))
@@ -92,7 +93,7 @@ def _line(value: Any) -> str:
 
 
 def _rich(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, header_style="bold")
+    shown = RichTable(box=None, header_style="bold")
     for place, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if place == 0 else "right")
     for row in table.rows:

@@ -128,7 +128,9 @@ def decode(
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of a one-stream repetition.")] = 8,
     max_tokens: MaxTokens = 128,
     repetitions: Repetitions = 5,
-    stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="Let answers end by themselves.")] = False,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on to --max-tokens past an answer's end.")
+    ] = False,
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
@@ -146,7 +148,7 @@ def decode(
     with _saying() as say:
         report = measure_decode(
             setup, streams=tuple(streams or (1, 16)), prompts=prompts, max_tokens=max_tokens,
-            repetitions=repetitions, stop_at_eos=stop_at_eos, say=say,
+            repetitions=repetitions, ignore_eos=ignore_eos, say=say,
         )  # fmt: skip
     _finish(report, out, as_json)
 
