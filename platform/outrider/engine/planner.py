@@ -14,6 +14,9 @@ from outrider.scheduling import StepCostCurve, algorithm1
 
 __all__ = ["Planner"]
 
+_NEW_ROUNDS = 4
+"""A request with fewer rounds than this has told the gate nothing of itself yet."""
+
 
 class Planner:
     """Turns the running sequences into a plan, drafting on the way."""
@@ -37,8 +40,9 @@ class Planner:
         drafted = [row for row, cap in enumerate(caps) if cap > 0]
         others = len(decoding) - len(drafted) + prefill_tokens
         proposals = None
-        if drafted and self._drafting.ready and self._gate.opens(len(drafted), others, host_s):
-            drafting = [decoding[row] for row in drafted]
+        drafting = [decoding[row] for row in drafted]
+        new = sum(len(sequence.rounds) < _NEW_ROUNDS for sequence in drafting)
+        if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, host_s):
             proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
         if proposals is not None:
             admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, host_s)
