@@ -15,10 +15,13 @@ from outrider.training.build import PARTS, Builder
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Builder, Path, list[str]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # an OpenMP team on a busy machine made this 136 s instead of 13
     root = tmp_path_factory.mktemp("build")
     lines: list[str] = []
     builder = Builder(root / "out", root / "work", scale=0.001, log=lines.append)
     builder.run()
+    torch.set_num_threads(threads)
     return builder, root, lines
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,7 @@ def pretrain(
         save_checkpoint(checkpoint, state | {"loss": smoothed, "consumed": [s.consumed for s in streams]})
         export_target(model, tokenizer, directory)
 
-    torch.set_num_threads(1)
-    with Progress(f"pretrain {shape.name}") as progress, ThreadPoolExecutor(WORKERS) as pool:
+    with _one_thread_each(), Progress(f"pretrain {shape.name}") as progress, ThreadPoolExecutor(WORKERS) as pool:
         while elapsed_s < effort.pretrain_s:
             spent = elapsed_s / effort.pretrain_s
             final = spent >= 1 - effort.final_share
@@ -159,6 +159,17 @@ def pretrain(
     save()
     tokens = step * effort.batch_windows * effort.window_tokens
     return {"steps": step, "tokens": tokens, "train_loss": smoothed, "train_s": elapsed_s}
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """No OpenMP team inside a worker, for as long as this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
