@@ -44,3 +44,13 @@ def test_a_trimmed_slot_says_nothing() -> None:
 
 def test_no_drafter_means_one_token_a_round() -> None:
     assert AcceptanceMeter(0).expected_tokens() == (1.0,)
+
+
+def test_bad_news_ages_while_nobody_drafts() -> None:
+    meter = AcceptanceMeter(3)
+    for _ in range(200):
+        meter.add(3, 0)
+    assert meter.expected_tokens()[1] < 1.05
+    for _ in range(2000):
+        meter.pass_round()
+    assert meter.expected_tokens() == pytest.approx(AcceptanceMeter(3).expected_tokens(), abs=0.01)

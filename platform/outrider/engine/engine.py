@@ -272,6 +272,8 @@ class Engine:
         self._round_s.add(now - started)
         if plan.draft_s:
             self._draft_s.add(plan.draft_s)
+        else:
+            self._acceptance.pass_round()
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
         ahead = self.curve.seconds_at(np.array([tokens, tokens + 1]))
         self._price.add(emitted / (now - started) * float(ahead[1] - ahead[0]))

@@ -26,27 +26,37 @@ class AcceptanceMeter:
     """Conditional acceptance by slot, from rounds whose admitted depths differ.
 
     Slot k counts as tried when it was admitted and every slot before it was accepted; a trimmed slot says nothing.
-    Counts decay, so the meter follows the traffic. The prior (two tries at 0.7 a slot) only speaks before data does.
+    Counts decay, so the meter follows the traffic, and faster while nobody drafts: what it knew ages towards the prior
+    (two tries at 0.7 a slot), so that a router which stopped drafting on bad news tries again.
     """
 
     _PRIOR_TRIES = 2.0
     _PRIOR_RATE = 0.7
     _DECAY = 0.999
+    _IDLE_DECAY = 0.995
 
     def __init__(self, block_size: int) -> None:
-        self._tried = np.full(block_size, self._PRIOR_TRIES)
-        self._accepted = np.full(block_size, self._PRIOR_TRIES * self._PRIOR_RATE)
+        self._tried = np.zeros(block_size)
+        self._accepted = np.zeros(block_size)
 
     def add(self, admitted: int, accepted: int) -> None:
         """One request's round: ℓ admitted draft tokens, a of them accepted."""
         if admitted == 0:
             return
-        self._tried *= self._DECAY
-        self._accepted *= self._DECAY
+        self._age(self._DECAY)
         self._tried[: min(admitted, accepted + 1)] += 1
         self._accepted[:accepted] += 1
 
+    def pass_round(self) -> None:
+        """A round in which nobody drafted."""
+        self._age(self._IDLE_DECAY)
+
     def expected_tokens(self) -> tuple[float, ...]:
         """Expected emitted tokens of a round by depth cap: index ℓ is 1 + Σ_{k≤ℓ} Π_{i≤k} rate_i."""
-        survival = np.cumprod(self._accepted / self._tried)
+        accepted = self._accepted + self._PRIOR_TRIES * self._PRIOR_RATE
+        survival = np.cumprod(accepted / (self._tried + self._PRIOR_TRIES))
         return (1.0, *(float(1.0 + total) for total in np.cumsum(survival)))
+
+    def _age(self, factor: float) -> None:
+        self._tried *= factor
+        self._accepted *= factor
