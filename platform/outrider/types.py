@@ -35,7 +35,7 @@ class BatchClass:
     """A set of numbers, not a label: how a request shares the engine's rounds.
 
     weight: the request's weight w in the prefix scheduler.
-    prefill_share: largest share of a round's tokens that may be prefill while this request decodes, in (0, 1].
+    prefill_share: largest share of a step's token cap that may be prefill while this request decodes, in (0, 1].
     co_batch_tokens: cap on tokens in one step that serves this request.
     admission_wait_s: how long admission may wait to fill a batch.
     preemption_order: larger is preempted first.
