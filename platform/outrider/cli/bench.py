@@ -28,7 +28,7 @@ app = typer.Typer(help="Measure exactness, acceptance and speed on this machine.
 Model = Annotated[str, typer.Option(help="Demo model to measure: flash or pro.")]
 Target = Annotated[Path | None, typer.Option(help="Target directory, instead of a demo model.")]
 Drafter = Annotated[Path | None, typer.Option(help="Its drafter's directory.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads per process; every CPU if absent.")]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads of every process, the peer's as well.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 HeldOut = Annotated[Path | None, typer.Option(help="JSON lines of {domain, messages}, instead of the shipped ones.")]
@@ -47,7 +47,7 @@ def exact(
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
-    threads: Threads = None,
+    threads: Threads = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     held_out: HeldOut = None,
@@ -73,7 +73,7 @@ def seeds(
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
-    threads: Threads = None,
+    threads: Threads = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     held_out: HeldOut = None,
@@ -103,7 +103,7 @@ def acceptance(
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
-    threads: Threads = None,
+    threads: Threads = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     held_out: HeldOut = None,
@@ -134,7 +134,7 @@ def decode(
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
-    threads: Threads = None,
+    threads: Threads = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     held_out: HeldOut = None,
@@ -193,7 +193,7 @@ def http(
 
 
 def _setup(
-    model: str, target: Path | None, drafter: Path | None, threads: int | None, dtype: str, device: str,
+    model: str, target: Path | None, drafter: Path | None, threads: int, dtype: str, device: str,
     held_out: Path | None,
 ) -> Setup:  # fmt: skip
     """Resolve the options. Torch is imported here: its thread pool reads the wait policy when it is loaded."""
@@ -209,7 +209,7 @@ def _setup(
 
     logging.disable_progress_bar()
 
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads)
     return Setup(
         target=target or demo_models.path(model),
         drafter=drafter or demo_models.path(f"{model}-drafter"),
