@@ -165,6 +165,31 @@ async def test_lost_tokens_end_the_stream_instead_of_corrupting_it(upstreams: Up
         await anext(stream)
 
 
+async def test_rounds_a_slow_reader_missed_come_as_one_chunk(target: Target, upstream: ServeUpstream) -> None:
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((4,))))
+    assert (await first).tokens == (4,)
+    arrived = upstream._streams["r1"]
+    await target.emit(("r1", TokenChunk((5, 6))))
+    await target.emit(("r1", TokenChunk((7,), finish=FinishReason.LENGTH, summary=SUMMARY)))
+    await target.until(lambda: arrived.qsize() == 2)
+    assert [chunk async for chunk in stream] == [TokenChunk((5, 6, 7), finish=FinishReason.LENGTH, summary=SUMMARY)]
+
+
+async def test_tokens_before_an_error_are_delivered_and_none_after_it(target: Target, upstream: ServeUpstream) -> None:
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((4,))))
+    await first
+    arrived = upstream._streams["r1"]
+    for item in (TokenChunk((5,)), TargetLost("gone"), TokenChunk((6,))):
+        arrived.put_nowait(item)
+    assert (await anext(stream)).tokens == (5,)
+    with pytest.raises(TargetLost, match="gone"):
+        await anext(stream)
+
+
 async def test_an_id_in_use_is_refused_and_the_first_goes_on(target: Target, upstream: ServeUpstream) -> None:
     stream = upstream.stream(_request(), DECISION)
     first = asyncio.ensure_future(anext(stream))

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": LEAVES,
     "link": LEAVES,
     "speculation": LEAVES | {"scheduling", "kernels"},
-    "drafter": LEAVES | {"speculation", "link"},
+    "drafter": LEAVES | {"speculation", "link", "kernels"},
     "engine": LEAVES | {"scheduling", "speculation", "drafter", "link", "telemetry", "kernels"},
     "gateway": LEAVES | {"text", "policy", "routing", "accounting", "telemetry"},
     "demo_models": LEAVES,

@@ -7,6 +7,7 @@ at absolute position s, context rows are positions 0…s−1 only, slot k (1-bas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import LongTensor, Tensor, nn
 
 from outrider.drafter.config import DSparkConfig
 from outrider.errors import DrafterMismatch, ModelDirectoryError
+from outrider_kernels import Linear, packed_linear, plain_linear
 
 __all__ = ["DSparkModel"]
 
@@ -77,13 +79,21 @@ class _Confidence(nn.Module):
 class LayerWeights(NamedTuple):
     """One layer as its forward pass reads it: joined projections save a third of the calls."""
 
-    qkv: Tensor
+    qkv: Linear
+    context_kv: Linear
     qk_scale: Tensor
-    output: Tensor
-    gate_up: Tensor
-    down: Tensor
+    output: Linear
+    gate_up: Linear
+    down: Linear
     input_norm: Tensor
     mlp_norm: Tensor
+
+
+class HeadWeights(NamedTuple):
+    """The two products over the vocabulary: lm_head and W2."""
+
+    base: Linear
+    markov: Linear
 
 
 class DSparkModel(nn.Module):
@@ -102,6 +112,7 @@ class DSparkModel(nn.Module):
         self.markov_head = _Markov(config)
         self.confidence_head = _Confidence(config) if config.enable_confidence_head else None
         self._joined: tuple[LayerWeights, ...] | None = None
+        self._packed_heads: HeadWeights | None = None
         cos, sin = _rope_tables(config)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
@@ -153,12 +164,12 @@ class DSparkModel(nn.Module):
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
     def train(self, mode: bool = True) -> DSparkModel:
-        self._joined = None
+        self._forget_packed()
         super().train(mode)
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> DSparkModel:
-        self._joined = None
+        self._forget_packed()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -177,12 +188,11 @@ class DSparkModel(nn.Module):
         """
         count, config = rows.shape[0], self.config
         groups, width = config.num_key_value_heads, config.head_dim
-        start = config.num_attention_heads * width
         cos, sin = self._rope(positions)
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for layer in self._weights():
-            pair = F.linear(rows, layer.qkv[start:]).view(count, 2, groups, width)
+            pair = layer.context_kv(rows).view(count, 2, groups, width)
             keys.append(self._norm(pair[:, 0], None) * layer.qk_scale[-1])
             values.append(pair[:, 1])
         return _rotate(torch.stack(keys), cos, sin), torch.stack(values)
@@ -253,12 +263,12 @@ class DSparkModel(nn.Module):
 
     def base_logits(self, hidden: Tensor) -> Tensor:
         """U = lm_head(h), fp32: [..., V]."""
-        return F.linear(hidden, self.lm_head.weight).float()
+        return self._heads().base(hidden).float()
 
     def markov_bias(self, prev_ids: LongTensor | Tensor) -> tuple[Tensor, Tensor]:
         """W2·W1[x] [..., V] in fp32, and W1[x] [..., r], for the tokens before the slots."""
         embedded = self.markov_head.markov_w1(prev_ids)
-        return F.linear(embedded, self.markov_head.markov_w2.weight).float(), embedded
+        return self._heads().markov(embedded).float(), embedded
 
     def confidence_logit(self, hidden_k: Tensor, markov_embed: Tensor) -> Tensor:
         """w·[h_k; W1[x_{k−1}]] + b, fp32: [...]; its sigmoid is the slot's conditional survival."""
@@ -278,13 +288,13 @@ class DSparkModel(nn.Module):
         cos, sin = self._rope(positions)
         hidden = F.embedding(block_ids, self.embed_tokens.weight)
         for index, layer in enumerate(self._weights()):
-            joined = F.linear(self._norm(hidden, layer.input_norm), layer.qkv)
+            joined = layer.qkv(self._norm(hidden, layer.input_norm))
             joined = joined.view(requests, slots, heads + 2 * groups, width)
             rotated = _rotate(self._norm(joined[:, :, : heads + groups], None) * layer.qk_scale, cos, sin)
             mixed = attend(index, rotated[:, :, :heads], rotated[:, :, heads:], joined[:, :, heads + groups :])
-            hidden = hidden + F.linear(mixed, layer.output)
-            gate, up = F.linear(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
+            hidden = hidden + layer.output(mixed)
+            gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=-1)
+            hidden = hidden + layer.down(F.silu(gate) * up)
         return self._norm(hidden, self.norm.weight)
 
     def _norm(self, rows: Tensor, weight: Tensor | None) -> Tensor:
@@ -296,25 +306,40 @@ class DSparkModel(nn.Module):
         return cos.unsqueeze(-2), sin.unsqueeze(-2)
 
     def _weights(self) -> tuple[LayerWeights, ...]:
-        """Joined weights: rebuilt with gradients in training, built once in inference."""
-        if self._joined is not None:
-            return self._joined
-        joined = tuple(self._join(layer) for layer in self.layers)
-        if not self.training:
-            self._joined = tuple(LayerWeights(*(tensor.detach() for tensor in layer)) for layer in joined)
-            return self._joined
-        return joined
+        """Joined weights: rebuilt with gradients in training, built and packed once in inference."""
+        if self.training:
+            return tuple(self._join(layer, plain_linear) for layer in self.layers)
+        if self._joined is None:
+            with torch.no_grad():
+                self._joined = tuple(self._join(layer, packed_linear) for layer in self.layers)
+        return self._joined
 
-    def _join(self, layer: Any) -> LayerWeights:
+    def _heads(self) -> HeadWeights:
+        """As `_weights`, of what every slot multiplies by."""
+        base, markov = self.lm_head.weight, self.markov_head.markov_w2.weight
+        if self.training:
+            return HeadWeights(plain_linear(base), plain_linear(markov))
+        if self._packed_heads is None:
+            with torch.no_grad():
+                self._packed_heads = HeadWeights(packed_linear(base), packed_linear(markov))
+        return self._packed_heads
+
+    def _forget_packed(self) -> None:
+        """Weights are about to change, or to move."""
+        self._joined = self._packed_heads = None
+
+    def _join(self, layer: Any, linear: Callable[[Tensor], Linear]) -> LayerWeights:
         attention, mlp, config = layer.self_attn, layer.mlp, self.config
         scales = [attention.q_norm.weight] * config.num_attention_heads
         scales += [attention.k_norm.weight] * config.num_key_value_heads
+        context = (attention.k_proj.weight, attention.v_proj.weight)
         return LayerWeights(
-            qkv=torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
+            qkv=linear(torch.cat((attention.q_proj.weight, *context))),
+            context_kv=linear(torch.cat(context)),
             qk_scale=torch.stack(scales),
-            output=attention.o_proj.weight,
-            gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)),
-            down=mlp.down_proj.weight,
+            output=linear(attention.o_proj.weight),
+            gate_up=linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))),
+            down=linear(mlp.down_proj.weight),
             input_norm=layer.input_layernorm.weight,
             mlp_norm=layer.post_attention_layernorm.weight,
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from outrider.drafter.projection import FeatureProjection
@@ -22,6 +22,7 @@ from outrider.engine.cache import PagedCache
 from outrider.engine.qwen3 import FlatQwen3
 from outrider.engine.stock import StockBackbone
 from outrider.errors import ModelDirectoryError
+from outrider_kernels import Linear, packed_linear, plain_linear
 
 __all__ = ["FlatBatch", "TargetModel"]
 
@@ -45,7 +46,7 @@ class TargetModel:
         self, model: Any, eos_token_ids: tuple[int, ...], projection: FeatureProjection | None, *, stock: bool = False
     ) -> None:
         config = model.config
-        self._head: nn.Module = model.lm_head
+        self._head: Linear = (plain_linear if stock else packed_linear)(model.lm_head.weight.detach())
         self.projection = projection
         self.eos_token_ids = eos_token_ids
         self.vocab_size: int = config.vocab_size
