@@ -54,7 +54,9 @@ class Gateway:
         join_serve_logs()
         policy = load_policy(found.policy)
         handles = {name: ServeTarget(handle) for name, handle in targets.items()}
-        self._upstreams = Upstreams(handles, stale_s=config.timeouts.snapshot_stale_s)
+        self._upstreams = Upstreams(
+            handles, stale_s=config.timeouts.snapshot_stale_s, events_per_s=config.gateway.events_per_s
+        )
         settings = GatewaySettings(snapshot_fresh_s=config.timeouts.snapshot_stale_s, facts=_facts(config))
         self._app = create_app(
             settings,

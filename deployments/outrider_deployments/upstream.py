@@ -13,7 +13,7 @@ from outrider.errors import InvalidRequest, NotReady, OutriderError, TargetLost
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
 from outrider_deployments.token_channel import RoundMessage, TokenReceiver
 
-__all__ = ["GenerateCall", "ServeUpstream", "TargetHandle", "Upstreams"]
+__all__ = ["EventPace", "GenerateCall", "ServeUpstream", "TargetHandle", "Upstreams"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,28 @@ class TargetHandle(Protocol):
         """Ask every replica to send its load to this gateway."""
 
 
+class EventPace:
+    """Spaces the events of all open streams of a gateway so that together they stay under `events_per_s`.
+
+    A lone stream is hardly held back (2.5 ms at 400), sixteen get an event every 40 ms; the first is never delayed.
+    """
+
+    def __init__(self, events_per_s: float) -> None:
+        self._events_per_s = events_per_s
+        self.open_streams = 0
+
+    @property
+    def interval_s(self) -> float:
+        """Time between two events of one stream."""
+        return self.open_streams / self._events_per_s
+
+
 class ServeUpstream:
     """One model. Tokens come over the channel; the handle call carries placement, cancellation and failure."""
 
-    def __init__(self, model: str, target: TargetHandle, gateway: str, *, stale_s: float) -> None:
+    def __init__(self, model: str, target: TargetHandle, gateway: str, *, stale_s: float, pace: EventPace) -> None:
         self.model = model
+        self._pace = pace
         self._target = target
         self._gateway = gateway
         self._stale_s = stale_s
@@ -66,15 +83,20 @@ class ServeUpstream:
         call = self._target.generate(request, self._gateway)
         watch = asyncio.ensure_future(self._watch(call, arrived))
         ended = False
+        earliest_s = 0.0
+        self._pace.open_streams += 1
         try:
             while not ended:
                 items = [await arrived.get()]
+                await _pause(items[0], earliest_s)
+                earliest_s = time.monotonic() + self._pace.interval_s
                 while not arrived.empty():
                     items.append(arrived.get_nowait())
                 for chunk in _merged(items):
                     ended = chunk.finish is not None
                     yield chunk
         finally:
+            self._pace.open_streams -= 1
             del self._streams[request.request_id]
             watch.cancel()
             if not ended:
@@ -120,6 +142,12 @@ class ServeUpstream:
             arrived.put_nowait(TargetLost("the target was lost while it was answering"))
 
 
+async def _pause(item: TokenChunk | OutriderError, until_s: float) -> None:
+    """Let further rounds arrive; the end of a stream is not kept waiting."""
+    if isinstance(item, TokenChunk) and item.finish is None and (wait_s := until_s - time.monotonic()) > 0:
+        await asyncio.sleep(wait_s)
+
+
 def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]:
     """What has arrived as one chunk: an event over HTTP costs more CPU than the tokens of a round do.
 
@@ -145,10 +173,11 @@ def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]
 class Upstreams:
     """All models behind one receiver: the gateway's end of every token channel."""
 
-    def __init__(self, targets: Mapping[str, TargetHandle], *, stale_s: float) -> None:
+    def __init__(self, targets: Mapping[str, TargetHandle], *, stale_s: float, events_per_s: float) -> None:
         self._receiver = TokenReceiver(self._receive)
+        pace = EventPace(events_per_s)
         self.by_model = {
-            model: ServeUpstream(model, target, self._receiver.address, stale_s=stale_s)
+            model: ServeUpstream(model, target, self._receiver.address, stale_s=stale_s, pace=pace)
             for model, target in targets.items()
         }
         self._keepers = [asyncio.ensure_future(upstream.keep_attached()) for upstream in self.by_model.values()]

@@ -21,7 +21,7 @@ from outrider.types import (
 )
 from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.token_channel import TokenPublisher
-from outrider_deployments.upstream import GenerateCall, ServeUpstream, Upstreams
+from outrider_deployments.upstream import EventPace, GenerateCall, ServeUpstream, Upstreams
 
 LOAD = LoadSnapshot("flash", "replica-1", epoch=1, time_s=0.0)
 SUMMARY = RequestSummary(1, 1, 1, 0, 0, 0, 0.0, 0.0, 0.0)
@@ -84,7 +84,7 @@ async def target() -> AsyncIterator[Target]:
 
 @pytest.fixture
 async def upstreams(target: Target) -> AsyncIterator[Upstreams]:
-    upstreams = Upstreams({"flash": target}, stale_s=3.0)
+    upstreams = Upstreams({"flash": target}, stale_s=3.0, events_per_s=10_000.0)
     yield upstreams
     await upstreams.close()
 
@@ -190,6 +190,32 @@ async def test_tokens_before_an_error_are_delivered_and_none_after_it(target: Ta
         await anext(stream)
 
 
+async def test_many_streams_share_the_rate_of_events() -> None:
+    pace = EventPace(400.0)
+    pace.open_streams = 1
+    assert pace.interval_s == pytest.approx(0.0025)
+    pace.open_streams = 16
+    assert pace.interval_s == pytest.approx(0.04)
+
+
+async def test_a_paced_stream_merges_what_arrives_meanwhile(target: Target, upstream: ServeUpstream) -> None:
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((4,))))
+    assert (await first).tokens == (4,)  # the first is never delayed
+    upstream._pace.open_streams = 2_000  # 0.2 s between two events
+    following = [asyncio.ensure_future(anext(stream))]
+    await target.emit(("r1", TokenChunk((5,))))
+    assert (await following[0]).tokens == (5,)  # paced by what was open when the last one left
+    second = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((6,))))
+    await target.emit(("r1", TokenChunk((7, 8))))
+    assert (await second).tokens == (6, 7, 8)
+    upstream._pace.open_streams = 1
+    await stream.aclose()
+    assert upstream._pace.open_streams == 0
+
+
 async def test_an_id_in_use_is_refused_and_the_first_goes_on(target: Target, upstream: ServeUpstream) -> None:
     stream = upstream.stream(_request(), DECISION)
     first = asyncio.ensure_future(anext(stream))
@@ -213,7 +239,7 @@ async def test_load_is_known_before_the_first_request_and_gone_when_stale(
 
 
 async def test_a_gateway_that_went_away_frees_its_requests(target: Target) -> None:
-    upstreams = Upstreams({"flash": target}, stale_s=3.0)
+    upstreams = Upstreams({"flash": target}, stale_s=3.0, events_per_s=10_000.0)
     stream = upstreams.by_model["flash"].stream(_request(), DECISION)
     first = asyncio.ensure_future(anext(stream))
     await target.emit(("r1", TokenChunk((4,))))
