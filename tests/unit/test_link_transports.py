@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -116,13 +116,13 @@ class Stranger:
         self.socket.linger = 0
         self.socket.connect(endpoint)
 
-    def say(self, frames: Sequence[Buffer]) -> None:
+    def say(self, *frames: Buffer) -> None:
         self.socket.send_multipart(frames)
 
-    def ask(self, frames: Sequence[Buffer]) -> LinkMessage:
-        self.say(frames)
+    def ask(self, *frames: Buffer) -> LinkMessage:
+        self.say(*frames)
         assert self.socket.poll(WAIT_S * 1000)
-        return decode([frame.buffer for frame in self.socket.recv_multipart(copy=False)])
+        return decode(self.socket.recv(copy=False).buffer)
 
 
 @pytest.fixture
@@ -297,13 +297,37 @@ def test_strangers_get_a_refusal_and_disturb_nobody(
 ) -> None:
     link = ZmqDraftLink.connect(endpoint, HELLO, WAIT_S)
     no_hello, drafters_line = encode(ask(1)), encode(Welcome(drafter.welcome))
-    for frames in ([b""], [b"\xc1"], [b"not msgpack", b"x"], no_hello, no_hello[:-1], drafters_line):
-        reply = stranger.ask(frames)
+    for frames in (
+        [b""],
+        [b"\xc1"],
+        [b"not msgpack", b"x"],
+        [no_hello],
+        [no_hello[:-1]],
+        [drafters_line],
+        [encode(Hello(HELLO)), b""],
+    ):
+        reply = stranger.ask(*frames)
         assert isinstance(reply, Refusal)
         assert reply.code == LinkError.code
     assert drafter.rounds == []
     assert drafted(link, 1) == [2, 3, 4]
     link.close()
+
+
+def test_a_reply_of_several_frames_is_a_link_error(endpoint: str) -> None:
+    with zmq.Context.instance().socket(zmq.ROUTER) as drafter:
+        drafter.linger = 0
+        drafter.bind(endpoint)
+
+        def answer() -> None:
+            client, _ = drafter.recv_multipart()
+            drafter.send_multipart([client, encode(Welcome(DrafterWelcome(5, GAMMA, "two"))), b""])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(LinkError, match="several frames"):
+            ZmqDraftLink.connect(endpoint, HELLO, WAIT_S)
+        thread.join()
 
 
 def test_a_second_hello_clears_the_client(stranger: Stranger, drafter: CountingDrafter) -> None:

@@ -1,16 +1,17 @@
-"""Link messages as frames: a msgpack header, then one raw frame per tensor, in the order of the tables below.
+"""A link message as one frame: the header's length, a msgpack header, then its tensors in the order of the tables below.
 
+A round is rare enough that its code is cold: what costs is every different call, so tensors are made through numpy.
 Frames are little-endian and meant for the same host. Nothing is unpickled; every length is checked against
-the shape its header declares, so a hostile peer gets a `LinkError` and no more.
+the shapes its header declares, so a hostile peer gets a `LinkError` and no more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,8 @@ class _BlockHeader(_Header, frozen=True, tag="block"):
 
 LinkMessage = Hello | Welcome | Bye | Refusal | DraftRound | DraftBlock
 
+_LENGTH_BYTES: Final = 4
+_NUMPY: Final = {torch.int64: np.dtype(np.int64), torch.float32: np.dtype(np.float32)}
 _ROUND_TENSORS: Final[dict[str, torch.dtype]] = {
     "append_keys": torch.int64,
     "append_starts": torch.int64,
@@ -88,53 +91,70 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Hello | Welcome | Bye | Refusal | _RoundHeader | _BlockHeader)
 
 
-def encode(message: LinkMessage) -> list[Buffer]:
-    """The frames of one message; contiguous CPU tensors of the wire dtype are not copied."""
+def encode(message: LinkMessage) -> bytes:
+    """The frame of one message."""
     if isinstance(message, DraftRound):
-        tensors = [getattr(message, name).to("cpu", dtype) for name, dtype in _ROUND_TENSORS.items()]
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        header: msgspec.Struct = _RoundHeader(message.epoch, message.round, message.frees, shapes)
+        tensors = _wire(message, _ROUND_TENSORS)
+        header: msgspec.Struct = _RoundHeader(message.epoch, message.round, message.frees, _shapes(tensors))
     elif isinstance(message, DraftBlock):
-        tensors = [getattr(message, name).to("cpu", dtype) for name, dtype in _BLOCK_TENSORS.items()]
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        header = _BlockHeader(message.epoch, message.round, message.missing, message.draft_s, shapes)
+        tensors = _wire(message, _BLOCK_TENSORS)
+        header = _BlockHeader(message.epoch, message.round, message.missing, message.draft_s, _shapes(tensors))
     else:
         tensors, header = [], message
-    return [_ENCODER.encode(header), *(tensor.contiguous().numpy().data for tensor in tensors)]
+    encoded = _ENCODER.encode(header)
+    return b"".join(
+        (len(encoded).to_bytes(_LENGTH_BYTES, "little"), encoded, *(tensor.numpy().data for tensor in tensors))
+    )
 
 
-def decode(frames: Sequence[Buffer]) -> LinkMessage:
-    """The message in `frames`, its tensors views of them. Raises `LinkError` on anything malformed."""
-    if not frames:
-        raise LinkError("a message without frames came over the draft link")
+def _wire(message: DraftRound | DraftBlock, table: dict[str, torch.dtype]) -> list[Tensor]:
+    tensors = [getattr(message, name) for name in table]
+    return [
+        tensor
+        if tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous()
+        else tensor.to("cpu", dtype).contiguous()
+        for tensor, dtype in zip(tensors, table.values(), strict=True)
+    ]
+
+
+def _shapes(tensors: list[Tensor]) -> _Shapes:
+    return tuple([tuple(tensor.shape) for tensor in tensors])
+
+
+def decode(frame: Buffer) -> LinkMessage:
+    """The message in `frame`, its tensors views of it. Raises `LinkError` on anything malformed."""
+    view = memoryview(frame).cast("B")
+    begin = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "little")
+    if begin > view.nbytes:
+        raise LinkError("a frame shorter than its header came over the draft link")
     try:
-        header = _DECODER.decode(frames[0])
+        header = _DECODER.decode(view[_LENGTH_BYTES:begin])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LinkError(f"a malformed header came over the draft link: {error}") from None
+    body = view[begin:]
     if isinstance(header, _RoundHeader):
-        tensors = _tensors(_ROUND_TENSORS, header.shapes, frames[1:])
+        tensors = _tensors(_ROUND_TENSORS, header.shapes, body)
         return DraftRound(header.epoch, header.round, header.frees, **tensors)
     if isinstance(header, _BlockHeader):
-        tensors = _tensors(_BLOCK_TENSORS, header.shapes, frames[1:])
+        tensors = _tensors(_BLOCK_TENSORS, header.shapes, body)
         return DraftBlock(header.epoch, header.round, missing=header.missing, draft_s=header.draft_s, **tensors)
-    if len(frames) != 1:
-        raise LinkError("a message without tensors came with extra frames over the draft link")
+    if body.nbytes:
+        raise LinkError("a message without tensors came with a body over the draft link")
     message: LinkMessage = header
     return message
 
 
-def _tensors(table: dict[str, torch.dtype], shapes: _Shapes, frames: Sequence[Buffer]) -> dict[str, Any]:
-    if not len(table) == len(shapes) == len(frames):
-        raise LinkError(f"{len(frames)} tensor frames and {len(shapes)} shapes came where {len(table)} belong")
-    return {
-        name: _tensor(name, dtype, shape, memoryview(frame).cast("B"))
-        for (name, dtype), shape, frame in zip(table.items(), shapes, frames, strict=True)
-    }
-
-
-def _tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...], frame: memoryview) -> Tensor:
-    if len(shape) > 2 or math.prod(shape) * dtype.itemsize != frame.nbytes:
-        raise LinkError(f"{name}: a frame of {frame.nbytes} bytes is not a {dtype} tensor of shape {list(shape)}")
-    if not frame.nbytes:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(frame, dtype=dtype).reshape(shape)
+def _tensors(table: dict[str, torch.dtype], shapes: _Shapes, body: memoryview) -> dict[str, Any]:
+    if len(table) != len(shapes) or any(len(shape) > 2 for shape in shapes):
+        raise LinkError(f"shapes {shapes} came where {len(table)} tensors belong")
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, table.values(), strict=True)]
+    if sum(sizes) != body.nbytes:
+        raise LinkError(f"a body of {body.nbytes} bytes does not hold tensors of shapes {shapes}")
+    tensors, begin = {}, 0
+    for (name, dtype), shape, size in zip(table.items(), shapes, sizes, strict=True):
+        try:
+            tensors[name] = torch.from_numpy(np.ndarray(shape, _NUMPY[dtype], body, begin))
+        except ValueError:  # an empty tensor with a dimension beyond what an array can have
+            raise LinkError(f"{name}: {list(shape)} is no shape of a tensor") from None
+        begin += size
+    return tensors

@@ -121,7 +121,7 @@ class ZmqDraftLink:
 def _send(socket: zmq.Socket[bytes], message: LinkMessage) -> None:
     """Queue one message without blocking; raises `LinkError`."""
     try:
-        socket.send_multipart(encode(message), flags=zmq.NOBLOCK)
+        socket.send(encode(message), flags=zmq.NOBLOCK, copy=False)
     except zmq.ZMQError as error:
         raise LinkError(f"the draft link does not take a message: {error}") from None
 
@@ -129,11 +129,15 @@ def _send(socket: zmq.Socket[bytes], message: LinkMessage) -> None:
 def _receive(socket: zmq.Socket[bytes], timeout_s: float) -> LinkMessage:
     """The next message; raises `LinkError` on timeout or malformed frames, and what a refusal names."""
     try:
-        if not socket.poll(math.ceil(timeout_s * 1000)):
-            raise LinkError(f"the drafter did not answer within {timeout_s:g} s")
-        message = decode([frame.buffer for frame in socket.recv_multipart(copy=False)])
+        socket.setsockopt(zmq.RCVTIMEO, math.ceil(timeout_s * 1000))
+        frame, *others = socket.recv_multipart(copy=False)
+    except zmq.Again:
+        raise LinkError(f"the drafter did not answer within {timeout_s:g} s") from None
     except zmq.ZMQError as error:
         raise LinkError(f"the draft link broke: {error}") from None
+    if others:
+        raise LinkError("a message of several frames came over the draft link")
+    message = decode(frame.buffer)
     if isinstance(message, Refusal):
         kind = DrafterMismatch if message.code == DrafterMismatch.code else LinkError
         raise kind(message.message)
@@ -167,6 +171,7 @@ class ZmqDraftService:
             raise LinkError("the draft service was started twice")
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVTIMEO, _WAKE_MS)
         try:
             socket.bind(self._endpoint)
             os.chmod(self._path, 0o600)
@@ -185,11 +190,14 @@ class ZmqDraftService:
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
         try:
             while not self._stopping.is_set():
-                if socket.poll(_WAKE_MS):
+                try:
                     client, *frames = socket.recv_multipart(copy=False)
+                except zmq.Again:
+                    pass
+                else:
                     reply = self._answer(client.bytes, [frame.buffer for frame in frames])
                     if reply is not None:
-                        socket.send_multipart([client.bytes, *encode(reply)])
+                        socket.send_multipart([client.bytes, encode(reply)])
                 self._forget_idle(time.monotonic())
         finally:
             socket.close()
@@ -197,7 +205,9 @@ class ZmqDraftService:
     def _answer(self, client: bytes, frames: list[memoryview]) -> LinkMessage | None:
         """The reply to one message, None for a bye. No message of one client fails another's."""
         try:
-            message = decode(frames)
+            if len(frames) != 1:
+                raise LinkError(f"a message of {len(frames)} frames came over the draft link")
+            message = decode(frames[0])
             if isinstance(message, DraftRound):
                 return self._draft(client, message)
             if isinstance(message, Hello):
