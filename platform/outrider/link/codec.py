@@ -1,6 +1,7 @@
-"""A link message as one frame: the header's length, a msgpack header, then its tensors in the order of the tables below.
+"""A link message as one frame: the header's length, a msgpack header, then its tensors in the order of the tables.
 
-A round is rare enough that its code is cold: what costs is every different call, so tensors are made through numpy.
+Between two rounds a model pass empties the caches, so every call costs many times what a warm loop shows: hence one
+frame instead of one per tensor, and tensors through numpy, which takes fewer calls than torch.
 Frames are little-endian and meant for the same host. Nothing is unpickled; every length is checked against
 the shapes its header declares, so a hostile peer gets a `LinkError` and no more.
 """

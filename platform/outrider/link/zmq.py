@@ -129,10 +129,9 @@ def _send(socket: zmq.Socket[bytes], message: LinkMessage) -> None:
 def _receive(socket: zmq.Socket[bytes], timeout_s: float) -> LinkMessage:
     """The next message; raises `LinkError` on timeout or malformed frames, and what a refusal names."""
     try:
-        socket.setsockopt(zmq.RCVTIMEO, math.ceil(timeout_s * 1000))
+        if not socket.poll(math.ceil(timeout_s * 1000)):
+            raise LinkError(f"the drafter did not answer within {timeout_s:g} s")
         frame, *others = socket.recv_multipart(copy=False)
-    except zmq.Again:
-        raise LinkError(f"the drafter did not answer within {timeout_s:g} s") from None
     except zmq.ZMQError as error:
         raise LinkError(f"the draft link broke: {error}") from None
     if others:
@@ -171,7 +170,6 @@ class ZmqDraftService:
             raise LinkError("the draft service was started twice")
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, _WAKE_MS)
         try:
             socket.bind(self._endpoint)
             os.chmod(self._path, 0o600)
@@ -190,11 +188,8 @@ class ZmqDraftService:
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
         try:
             while not self._stopping.is_set():
-                try:
+                if socket.poll(_WAKE_MS):
                     client, *frames = socket.recv_multipart(copy=False)
-                except zmq.Again:
-                    pass
-                else:
                     reply = self._answer(client.bytes, [frame.buffer for frame in frames])
                     if reply is not None:
                         socket.send_multipart([client.bytes, encode(reply)])
