@@ -72,7 +72,7 @@ class _BlockHeader(_Header, frozen=True, tag="block"):
 LinkMessage = Hello | Welcome | Bye | Refusal | DraftRound | DraftBlock
 
 _LENGTH_BYTES: Final = 4
-_NUMPY: Final = {torch.int64: np.dtype(np.int64), torch.float32: np.dtype(np.float32)}
+_NUMPY: Final[dict[torch.dtype, np.dtype[Any]]] = {torch.int64: np.dtype(np.int64), torch.float32: np.dtype(np.float32)}
 _ROUND_TENSORS: Final[dict[str, torch.dtype]] = {
     "append_keys": torch.int64,
     "append_starts": torch.int64,
