@@ -314,3 +314,17 @@ def test_load_policy_raises_all_problems_at_once(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as refusal:
         load_policy(file)
     assert [line.split(" ")[1] for line in refusal.value.message.splitlines()] == ["version:", "tenants.demo.tier:"]
+
+
+def test_digits_behind_a_zero_are_a_name() -> None:
+    text = (
+        "version: 1\nmodels:\n  m: {price_usd_per_million: {input: 0, output: 0}, quality: {default: 0}}\n"
+        "batch_classes:\n  08: {}\ntiers:\n  t: {batch_class: 08}\ntenants: {}\n"
+    )
+    assert parse_policy(text).problems == ()
+
+
+def test_a_known_name_with_a_line_break_stays_on_one_line() -> None:
+    report = parse_policy(GOOD.replace("  flash:", '  "\\Nx":', 1))
+    assert any("unknown model 'flash'" in str(problem) for problem in report.problems)
+    assert all(len(str(problem).splitlines()) == 1 for problem in report.problems)

@@ -63,8 +63,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """`unknown tier 'interactve'; did you mean 'interactive'? known: batch, interactive, standard`."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"; did you mean '{close[0]}'?" if close else ";"
-    listed = ", ".join(names[:_LISTED_NAMES]) or "none"
+    hint = f"; did you mean {shown(close[0])}?" if close else ";"
+    listed = ", ".join(map(_one_line, names[:_LISTED_NAMES])) or "none"
     more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
     return f"unknown {kind} {shown(name)}{hint} known: {listed}{more}"
 
