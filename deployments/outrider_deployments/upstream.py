@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ray.serve.exceptions import RequestCancelledError
+
 from outrider.errors import InvalidRequest, NotReady, OutriderError, TargetLost
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
 from outrider_deployments.token_channel import RoundMessage, TokenReceiver
@@ -136,6 +138,8 @@ class ServeUpstream:
         except asyncio.CancelledError:
             arrived.put_nowait(NotReady("the target was stopped before it took the request"))
             raise
+        except RequestCancelledError:  # by us, when the stream was closed: says nothing of the replica
+            arrived.put_nowait(NotReady("the request was cancelled"))
         except Exception as error:  # Ray's own: the replica died, or is unreachable
             logger.warning("a call of %s failed: %r", self.model, error)
             self._loads.clear()  # whoever still lives says so within a second

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from ray.serve.exceptions import RequestCancelledError
 
-from outrider.errors import InvalidRequest, Overloaded, TargetLost
+from outrider.errors import InvalidRequest, NotReady, Overloaded, TargetLost
 from outrider.types import (
     BatchClass,
     Decision,
@@ -150,6 +151,18 @@ async def test_a_dead_replica_ends_the_stream(upstream: ServeUpstream, target: T
     target.requests._ends["r1"].set_exception(RuntimeError("the actor died"))
     with pytest.raises(TargetLost):
         await anext(stream)
+
+
+async def test_a_cancelled_call_says_nothing_of_the_replica(upstream: ServeUpstream, target: Target) -> None:
+    """Serve raises its own error from a call we cancelled; the model must not look lost to the next request."""
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((4,))))
+    await first
+    target.requests._ends["r1"].set_exception(RequestCancelledError("r1"))
+    with pytest.raises(NotReady):
+        await anext(stream)
+    assert upstream.snapshot() == LOAD
 
 
 async def test_lost_tokens_end_the_stream_instead_of_corrupting_it(upstreams: Upstreams, target: Target) -> None:
