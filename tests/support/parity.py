@@ -2,7 +2,7 @@
 
 Floating point makes batched and single matrix products differ in the last bits. A tie counts only when the reference's
 own top-two gap at the first difference is below 1e-4 (greedy: of logits; seeded: of log p + G, or a nucleus border that
-close), and on at most one prompt in a hundred (DSPARK §3).
+close), and on at most one prompt in a hundred.
 """
 
 from __future__ import annotations

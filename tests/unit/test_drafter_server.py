@@ -116,7 +116,7 @@ class Target:
 
 @torch.inference_mode()
 def reference(model: DSparkModel, one: Sample) -> tuple[list[int], Tensor]:
-    """DSPARK §2, steps 2 to 5, for one sequence, slot by slot, without a server."""
+    """arXiv 2607.05147, steps 2 to 5, for one sequence, slot by slot, without a server."""
     s = len(one.rows)
     keys, values = model.context_kv(one.rows, torch.arange(s))
     ids = torch.tensor([[one.anchor] + [MASK] * (GAMMA - 1)])

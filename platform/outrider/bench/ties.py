@@ -1,4 +1,4 @@
-"""Equal, tied or wrong: comparing two answers that batched arithmetic may tear apart at an argmax tie (DSPARK §3)."""
+"""Equal, tied or wrong: comparing two answers that batched arithmetic may tear apart at an argmax tie."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The DSpark drafter: a small bidirectional block decoder over the target's features, a Markov and a confidence head.
 
 Shapes: n rows, m tapped layers, d hidden size, L drafter layers, R requests, S context rows (padded), γ block size,
-H query heads, K key/value heads, D head width, V vocabulary, r Markov rank. Conventions of DSPARK §2: the anchor sits
+H query heads, K key/value heads, D head width, V vocabulary, r Markov rank. As in arXiv 2607.05147 the anchor sits
 at absolute position s, context rows are positions 0…s−1 only, slot k (1-based) sits at s+k−1 and predicts s+k.
 """
 

@@ -1,7 +1,7 @@
 """The drafter's input projection, which runs beside the target: C = hidden_norm(fc(F)).
 
 Shapes: n rows, m tapped layers, d the target's hidden size. Projecting here sends d values per token over the link
-instead of m·d (DSPARK §2).
+instead of m·d (arXiv 2607.05147).
 """
 
 from __future__ import annotations

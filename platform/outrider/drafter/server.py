@@ -2,7 +2,7 @@
 
 Shapes: R proposing sequences, γ block size, d hidden size, V vocabulary, n new context rows. Slots k are
 0-based here: slot k of an anchor at position s stands at s+k and chooses the token for position s+k+1
-(DSPARK §2).
+(arXiv 2607.05147).
 """
 
 from __future__ import annotations

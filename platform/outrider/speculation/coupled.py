@@ -1,7 +1,7 @@
 """The coupled (Gumbel-max) verification rule: accept while drafter and target choose alike, emit the target's.
 
 Both sides choose by the same noise (`outrider.speculation.noise`), so what is emitted is plain autoregressive sampling
-of the target under that seed, whatever the drafter, depth or scheduler (Daliri et al., arXiv 2408.07978; DSPARK §3).
+of the target under that seed, whatever the drafter, depth or scheduler (Daliri et al., arXiv 2408.07978).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counter-based exponential noise: a pure function of (seed, choice, position, token).
 
 Draft and target evaluate the same function, so nothing random crosses the wire, and a restarted process or another
-device draws the same numbers. Position is the absolute position of the token *being chosen* (DSPARK §3).
+device draws the same numbers. Position is the absolute position of the token *being chosen*.
 
     key(row)   = splitmix64 chained over seed, choice, position      → two 32-bit halves k0, k1
     i(row, v)  = mix32(mix32(v·φ ^ k0) ^ k1)                          32-bit integer

@@ -1,6 +1,6 @@
 """The drafter's loss: 0.1·CE + 0.9·L1 of the distributions + confidence cross-entropy, decaying over slots.
 
-Shapes: N supervised slots, V vocabulary. The mixture is DSpark's (DSPARK §5); the confidence label is the match
+Shapes: N supervised slots, V vocabulary. The mixture is DSpark's (arXiv 2607.05147); the confidence label is the match
 probability of coupled verification, because that is how answers are verified.
 """
 
