@@ -6,7 +6,6 @@ One thread owns an Engine; `outrider.engine.loop` is that thread. Nothing here k
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 import time
 from collections import deque
@@ -30,8 +29,6 @@ from outrider.speculation import CoupledRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
 __all__ = ["Chunks", "Engine", "RoundTimes"]
-
-_log = logging.getLogger(__name__)
 
 Chunks = list[tuple[str, TokenChunk]]
 
