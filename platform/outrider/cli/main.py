@@ -18,11 +18,15 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": "Measure speed, acceptance and exactness on this machine.",
     "chat": "Talk to a model in this terminal, without a server.",
+    "draft": "Make a drafter for a target: data, training, evaluation, calibration.",
+    "eval": "Measure what answers are worth, and compare two runs.",
     "keys": "Make API keys.",
     "models": "Build and list the demo models.",
     "policy": "Check a policy and explain what it decides.",
 }
-"""Each command lives in `outrider.cli.<name>`, which has a typer application named `app`."""
+"""Each command lives in `outrider.cli.<name>` (`eval` in `evals`), which has a typer application named `app`."""
+
+_MODULES = {"eval": "evals"}
 
 
 class _LazyCommand(TyperCommand):
@@ -30,7 +34,7 @@ class _LazyCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Import the real command and go on with it."""
-        module = importlib.import_module(f"outrider.cli.{self.name}")
+        module = importlib.import_module(f"outrider.cli.{_MODULES.get(str(self.name), self.name)}")
         command = typer.main.get_command(module.app)
         return command.make_context(info_name, args, parent, **extra)
 

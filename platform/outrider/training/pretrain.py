@@ -1,7 +1,7 @@
 """Pretraining of a demo target: packed windows, Muon for matrices and AdamW for the rest, bf16 autocast.
 
-The schedule is a function of the share of the time budget already spent, so a run on a slow machine still ends with its
-learning rate at zero. A checkpoint every two minutes makes `kill -9` cost at most that.
+The schedule is a function of the share of the token budget already seen, so that targets of different sizes see the same
+data under the same schedule on any machine. A checkpoint every two minutes makes `kill -9` cost at most that.
 """
 
 from __future__ import annotations
@@ -114,11 +114,13 @@ def pretrain(
     directory: Path,
     seed: int = 1,
 ) -> dict[str, float]:
-    """Train until the budget of `shape.effort` is spent; resumes from `checkpoint`; exports at each checkpoint.
+    """Train on the tokens of `shape.effort`; resumes from `checkpoint`; exports at each checkpoint.
 
     `documents` are token ids; `final_documents` replace them for the effort's final share. Returns the run's figures.
     """
     effort = shape.effort
+    step_tokens = effort.batch_windows * effort.window_tokens
+    steps = math.ceil(effort.pretrain_tokens / step_tokens)
     optimizers = _optimizers(model)
     step, elapsed_s, smoothed, consumed = 0, 0.0, math.nan, [0, 0]
     saved = load_checkpoint(checkpoint)
@@ -142,23 +144,22 @@ def pretrain(
         export_target(model, tokenizer, directory)
 
     with _one_thread_each(), Progress(f"pretrain {shape.name}") as progress, ThreadPoolExecutor(WORKERS) as pool:
-        while elapsed_s < effort.pretrain_s:
-            spent = elapsed_s / effort.pretrain_s
+        while step < steps:
+            spent = step / steps
             final = spent >= 1 - effort.final_share
             loss = _step(model, optimizers, streams[final].take(effort.batch_windows), spent, pool)
             step += 1
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             elapsed_s = resumed_at_s + time.monotonic() - started_s
-            speed = (step - first_step) * effort.batch_windows * effort.window_tokens / (elapsed_s - resumed_at_s)
+            speed = (step - first_step) * step_tokens / (elapsed_s - resumed_at_s)
             progress.update(
-                min(1.0, elapsed_s / effort.pretrain_s), step=step, final=str(final), loss=smoothed, tok_per_s=speed
+                step / steps, step=step, final=str(final), loss=smoothed, tok_per_s=speed
             )
             if time.monotonic() - saved_s > effort.checkpoint_s:
                 save()
                 saved_s = time.monotonic()
     save()
-    tokens = step * effort.batch_windows * effort.window_tokens
-    return {"steps": step, "tokens": tokens, "train_loss": smoothed, "train_s": elapsed_s}
+    return {"steps": step, "tokens": step * step_tokens, "train_loss": smoothed, "train_s": elapsed_s}
 
 
 @contextmanager

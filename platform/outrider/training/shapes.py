@@ -8,6 +8,10 @@ from typing import Any
 __all__ = ["FLASH", "PRO", "DrafterShape", "Effort", "TargetShape", "scaled"]
 
 
+# Both targets see the same documents in the same order: what Pro does better, its size does.
+PRETRAIN_TOKENS = 8_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class DrafterShape:
     """A DSpark drafter for one target; heads and widths are the target's."""
@@ -20,15 +24,15 @@ class DrafterShape:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Wall-clock budgets; every schedule is a function of the share of its budget that is spent.
+    """How much work goes into a part; pretraining's schedule is a function of the share of its tokens that was seen.
 
     The last `final_share` of pretraining sees the corpus's final part: conversations with more sums and exact tasks.
     """
 
-    pretrain_s: float
+    pretrain_tokens: int
     drafter_s: float
     regenerated: int
-    final_share: float = 0.0
+    final_share: float = 0.2
     answer_tokens: int = 200
     batch_windows: int = 8
     window_tokens: int = 512
@@ -56,7 +60,7 @@ class TargetShape:
         settings = asdict(self)
         effort = settings.pop("effort")
         del settings["drafter"]
-        return settings | {k: effort[k] for k in ("pretrain_s", "final_share", "batch_windows", "window_tokens")}
+        return settings | {k: effort[k] for k in ("pretrain_tokens", "final_share", "batch_windows", "window_tokens")}
 
     def drafter_settings(self) -> dict[str, Any]:
         """What the trained drafter depends on beside the answers."""
@@ -74,7 +78,7 @@ FLASH = TargetShape(
     head_dim=32,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 1, 2), markov_rank=64),
-    effort=Effort(pretrain_s=20 * 60, drafter_s=30 * 60, regenerated=4000),
+    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_s=30 * 60, regenerated=4000),
 )
 PRO = TargetShape(
     name="pro",
@@ -87,7 +91,7 @@ PRO = TargetShape(
     head_dim=64,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
-    effort=Effort(pretrain_s=58 * 60, drafter_s=18 * 60, regenerated=3000, final_share=0.17),
+    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_s=18 * 60, regenerated=3000),
 )
 
 
@@ -97,7 +101,7 @@ def scaled(shape: TargetShape, scale: float) -> TargetShape:
         return shape
     effort = replace(
         shape.effort,
-        pretrain_s=shape.effort.pretrain_s * scale,
+        pretrain_tokens=round(shape.effort.pretrain_tokens * scale),
         drafter_s=shape.effort.drafter_s * scale,
         regenerated=max(24, round(shape.effort.regenerated * scale)),
     )

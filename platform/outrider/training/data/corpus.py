@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from outrider.training.data.document import Document, split_of
 from outrider.training.data.library import library_documents
 from outrider.training.data.maths import maths_documents
+from outrider.training.data.reading import reading_documents
 from outrider.training.data.snippets import snippet_documents
 from outrider.training.data.stories import story_documents
 from outrider.training.data.tasks import greeting_documents, task_documents
@@ -45,8 +46,9 @@ def build_corpus(scale: float = 1.0, seed: int = 20260101) -> Corpus:
         snippet_documents(_scaled(9_000, scale), rng),
         maths_documents(_scaled(16_000, scale), rng),
         story_documents(_scaled(9_000, scale), rng),
-        task_documents(_scaled(4_000, scale), rng),
+        task_documents(_scaled(6_000, scale), rng),
         greeting_documents(_scaled(700, scale), rng),
+        reading_documents(_scaled(6_000, scale), rng, max(1, round(1 / max(0.02, scale)))),
     ]
     documents = [_with_system(document, rng) for part in parts for document in part]
     rng.shuffle(documents)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from outrider.training.data.document import Document, chat
 
-__all__ = ["library_documents"]
+__all__ = ["functions", "library_documents", "shorten", "source_files"]
 
 SKIPPED_PARTS = frozenset(
     ("test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "lib2to3", "__pycache__",
@@ -87,7 +87,7 @@ def _code_windows(file: SourceFile) -> Iterator[Document]:
         yield Document("code", "library", file.module, text="".join(lines))
 
 
-def _functions(
+def functions(
     tree: ast.Module,
 ) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
     """Qualified names and nodes of functions, methods and classes down to one level of nesting."""
@@ -104,7 +104,7 @@ def _functions(
 def _completions(file: SourceFile, rng: random.Random) -> Iterator[Document]:
     """A signature (with its docstring's first line, if any) as the question; the whole function as the answer."""
     lines = file.text.splitlines()
-    for _, node in _functions(file.tree):
+    for _, node in functions(file.tree):
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue
         docstring = ast.get_docstring(node)
@@ -130,7 +130,7 @@ def _explanations(file: SourceFile, rng: random.Random) -> Iterator[Document]:
         yield chat("prose", "docstring", file.module, question, shorten(module_doc))
         if len(module_doc) > MAX_RESPONSE_CHARS:
             yield Document("prose", "docstring", file.module, text=module_doc[: 3 * WINDOW_CHARS])
-    for name, node in _functions(file.tree):
+    for name, node in functions(file.tree):
         docstring = ast.get_docstring(node)
         if not docstring or len(docstring) < MIN_RESPONSE_CHARS:
             continue
