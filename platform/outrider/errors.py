@@ -21,12 +21,23 @@
     │   ├── ModelDirectoryError         a model directory is missing, incomplete or of an unsupported kind
     │   ├── DrafterMismatch             a drafter was not made for this target
     │   ├── CurveError                  a step-cost curve is flat, empty or not monotone
-    │   └── PortInUse                   the HTTP port is taken
+    │   ├── SuiteError                  an eval suite or one of its items does not load; names file, line, field
+    │   ├── EvalMismatch                eval outcomes of another suite, model or setting than asked for
+    │   ├── PortInUse                   the HTTP port is taken
+    │   ├── RecipeError                 a drafter recipe does not load, or does not fit its target
+    │   ├── DataError                   prompts or answers are unreadable, empty or do not fit the context
+    │   ├── ArtifactMissing             a stage was asked to start before the one it reads from has finished
+    │   ├── ArtifactMismatch            an artifact was made from other inputs or settings than the recipe's
+    │   ├── ArtifactBroken              a file of an artifact is missing, truncated or was changed
+    │   ├── NotEnoughDisk               the disk cannot hold what is to be written
+    │   └── MissingExtra                an optional dependency is not installed
     └── RuntimeFault                    500/503  a part of the platform failed while serving
         ├── LinkError                   the draft link broke or timed out; the target goes on at depth 0
+        ├── EndpointError               502  an endpoint under evaluation refuses everything, or is gone
         ├── TargetLost                  503  the target replica died; the stream cannot go on
         ├── EngineFault                 500  a step failed
-        └── OutOfBlocks                 500  a block pool was asked for more than it promised
+        ├── OutOfBlocks                 500  a block pool was asked for more than it promised
+        └── TrainingDiverged            500  a loss is no longer a finite number; the last checkpoint is kept
 
 `GeneratorExit` and cancellation are not errors. Lower-layer exceptions are mapped where the layer is called.
 """
@@ -36,32 +47,43 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ArtifactBroken",
+    "ArtifactMismatch",
+    "ArtifactMissing",
     "BudgetExhausted",
     "CapacityError",
     "ConfigurationError",
     "ContextLengthExceeded",
     "CurveError",
+    "DataError",
     "DrafterMismatch",
+    "EndpointError",
     "EngineFault",
+    "EvalMismatch",
     "InvalidKey",
     "InvalidRequest",
     "LinkError",
     "MethodNotAllowed",
+    "MissingExtra",
     "ModelDirectoryError",
     "ModelNotAllowed",
     "ModelNotFound",
     "NoFeasibleRoute",
+    "NotEnoughDisk",
     "NotReady",
     "OutOfBlocks",
     "OutriderError",
     "Overloaded",
     "PolicyError",
     "PortInUse",
+    "RecipeError",
     "RequestError",
     "RequestTooLarge",
     "RouteNotFound",
     "RuntimeFault",
+    "SuiteError",
     "TargetLost",
+    "TrainingDiverged",
     "UnsupportedParameter",
 ]
 
@@ -223,10 +245,64 @@ class CurveError(ConfigurationError):
     code = "curve_error"
 
 
+class SuiteError(ConfigurationError):
+    """An eval suite or one of its items does not load. The message names file, line, field and the fix."""
+
+    code = "suite_error"
+
+
+class EvalMismatch(ConfigurationError):
+    """Outcomes or results of another suite, model or setting than asked for; mixing them would compare nothing."""
+
+    code = "eval_mismatch"
+
+
 class PortInUse(ConfigurationError):
     """The HTTP port is taken by another process."""
 
     code = "port_in_use"
+
+
+class RecipeError(ConfigurationError):
+    """A drafter recipe does not load or does not fit its target. The message names file, line, column and field."""
+
+    code = "recipe_error"
+
+
+class DataError(ConfigurationError):
+    """Prompts or answers are unreadable, empty, too few or longer than the context; names file and line."""
+
+    code = "data_error"
+
+
+class ArtifactMissing(ConfigurationError):
+    """A stage was asked to start before the one it reads from has finished; names the command to run first."""
+
+    code = "artifact_missing"
+
+
+class ArtifactMismatch(ConfigurationError):
+    """An artifact was made from other inputs or settings; names what differs and how to start over."""
+
+    code = "artifact_mismatch"
+
+
+class ArtifactBroken(ConfigurationError):
+    """A file of an artifact is missing, truncated or was changed; names it and the command that rebuilds it."""
+
+    code = "artifact_broken"
+
+
+class NotEnoughDisk(ConfigurationError):
+    """The disk cannot hold what is to be written; says how much is needed and how much is free."""
+
+    code = "not_enough_disk"
+
+
+class MissingExtra(ConfigurationError):
+    """An optional dependency is not installed; names the extra that brings it."""
+
+    code = "missing_extra"
 
 
 class RuntimeFault(OutriderError):
@@ -239,6 +315,13 @@ class LinkError(RuntimeFault):
     """The draft link broke, timed out or carried a malformed message; the target goes on at depth 0."""
 
     code = "link_error"
+
+
+class EndpointError(RuntimeFault):
+    """An endpoint under evaluation refuses every request or cannot be reached; what was measured before is kept."""
+
+    status = 502
+    code = "endpoint_error"
 
 
 class TargetLost(RuntimeFault):
@@ -258,3 +341,9 @@ class OutOfBlocks(RuntimeFault):
     """A block pool was asked for more blocks than are free: admission promised too much."""
 
     code = "out_of_blocks"
+
+
+class TrainingDiverged(RuntimeFault):
+    """A loss or gradient is no longer a finite number; training stopped and the last checkpoint is kept."""
+
+    code = "training_diverged"
