@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES = {"types", "errors"}
 LOCAL = {
-    "drafter", "engine", "gateway", "link", "policy", "routing", "scheduling", "speculation", "telemetry", "text",
-    "accounting", "kernels", "demo_models",
+    "documents", "drafter", "engine", "gateway", "link", "policy", "routing", "scheduling", "speculation", "telemetry",
+    "text", "accounting", "kernels", "demo_models",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "policy": LEAVES,
+    "documents": LEAVES,
+    "policy": LEAVES | {"documents"},
     "scheduling": LEAVES,
     "routing": LEAVES | {"policy", "scheduling"},
     "telemetry": LEAVES,
@@ -32,8 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "gateway": LEAVES | {"text", "policy", "routing", "accounting", "telemetry"},
     "demo_models": LEAVES,
     "training": LEAVES
-    | {"text", "drafter", "engine", "speculation", "scheduling", "telemetry", "local", "demo_models"},
-    "evals": LEAVES | {"telemetry"},
+    | {"documents", "text", "drafter", "engine", "speculation", "scheduling", "telemetry", "local", "demo_models"},
+    "evals": LEAVES | {"documents", "telemetry"},
     "replay": LEAVES | {"policy", "routing", "scheduling", "telemetry"},
     "local": LEAVES | LOCAL,
     "bench": LEAVES | LOCAL | {"local"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
 }
 RAY_ROOTS = {"deployments"}
-LIGHT = ("policy", "scheduling", "routing", "replay")
+LIGHT = ("documents", "policy", "scheduling", "routing", "replay")
 HEAVY = ("torch", "ray", "transformers")
 
 

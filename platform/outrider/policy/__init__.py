@@ -1,9 +1,9 @@
 """What platform teams edit: schema, loading with line numbers, versions, keys."""
 
+from outrider.documents import Problem
 from outrider.policy.keys import DEMO_KEY, KEY_PREFIX, hash_key, new_key
 from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policy
 from outrider.policy.model import Balance, ModelPolicy, Policy, Routing, Tenant, Tier
-from outrider.policy.problems import Problem
 from outrider.policy.schema import AUTO, Objective, PolicySpec
 
 __all__ = [

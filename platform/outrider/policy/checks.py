@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider.policy.document import Document
+from outrider.documents import Document, Path, Problem, shown, unknown
 from outrider.policy.keys import DEMO_KEY, hash_key
 from outrider.policy.model import DEFAULT_DOMAIN
-from outrider.policy.problems import Path, Problem, shown, unknown
 from outrider.policy.schema import AUTO, PolicySpec
 
 __all__ = ["cross_problems", "warnings"]

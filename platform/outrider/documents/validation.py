@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from outrider.policy.document import Document
-from outrider.policy.problems import Path, Problem, kind_of, unknown
-from outrider.policy.schema import PolicySpec
+from outrider.documents.problems import Path, Problem, kind_of, unknown
+from outrider.documents.reader import Document
 
 __all__ = ["schema_problems"]
 
@@ -20,7 +20,10 @@ _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "string_type": "text",
+    "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
+    "path_type": "a path",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -34,22 +37,22 @@ _BOUNDS = {
 }
 
 
-def schema_problems(error: ValidationError, document: Document) -> Iterator[Problem]:
-    """Each pydantic error at its place in the file."""
+def schema_problems(error: ValidationError, document: Document, model: type[BaseModel]) -> Iterator[Problem]:
+    """Each pydantic error of validating `document` as `model`, at its place in the file."""
     for detail in error.errors(include_url=False):
         location = detail["loc"]
         about_key = bool(location) and location[-1] == "[key]"
         path = location[:-1] if about_key else location
         at_key = about_key or detail["type"] == "extra_forbidden"
-        yield document.problem(path, _message(detail, path), at_key=at_key)
+        yield document.problem(path, _message(detail, path, model), at_key=at_key)
 
 
-def _message(detail: ErrorDetails, path: Path) -> str:
+def _message(detail: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
         return "this field is required"
     if kind == "extra_forbidden":
-        return unknown("field", str(path[-1]), _fields_at(path[:-1]))
+        return unknown("field", str(path[-1]), _fields_at(path[:-1], model))
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context["expected"]))
         if isinstance(value, str) and allowed:
@@ -69,12 +72,22 @@ def _number(bound: object) -> str:
     return f"{bound:g}" if isinstance(bound, int | float) else str(bound)
 
 
-def _fields_at(path: Path) -> list[str]:
+def _fields_at(path: Path, model: type[BaseModel]) -> list[str]:
     """Names of the fields that the schema knows at a path."""
-    schema: Any = PolicySpec
+    schema: Any = model
     for step in path:
+        schema = _without_none(schema)
         if isinstance(schema, type) and issubclass(schema, BaseModel):
             schema = schema.model_fields[str(step)].annotation
+        elif get_origin(schema) is tuple:
+            schema = get_args(schema)[0]
         elif get_origin(schema) in (dict, list):
             schema = get_args(schema)[-1]
+    schema = _without_none(schema)
     return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def _without_none(schema: Any) -> Any:
+    """The X of an `X | None`."""
+    rest = [each for each in get_args(schema) if each is not NoneType]
+    return rest[0] if get_origin(schema) in (Union, UnionType) and len(rest) == 1 else schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider.policy.document import read_document
+from outrider.documents import read_document
 
 
 def value_of(text: str) -> object:
@@ -53,11 +53,11 @@ def test_a_missing_place_falls_back_to_the_nearest_parent() -> None:
     [
         ("a: 1\na: 2", "f:2:1: a: duplicate key; it was first set on line 1"),
         ("a: {b: 1, c: 2, b: 3}", "f:1:17: a.b: duplicate key; it was first set on line 1"),
-        ("a: &x 1", "f:1:4: a: anchors and aliases ('x') are not used in policies; write it out"),
-        ("a: [1, *x]", "f:1:8: a[1]: anchors and aliases ('x') are not used in policies; write it out"),
-        ("a: !!python/object:os.system x", "is not used in policies; remove it"),
+        ("a: &x 1", "f:1:4: a: a document may not use anchors and aliases ('x'); write it out"),
+        ("a: [1, *x]", "f:1:8: a[1]: a document may not use anchors and aliases ('x'); write it out"),
+        ("a: !!python/object:os.system x", "a document may not use the tag"),
         ("? [a]\n: 1", "f:1:3: a key must be plain text, not a list or a mapping"),
-        ("a: 1\n---\nb: 1", "f:2:1: a second YAML document begins here; a policy is one document"),
+        ("a: 1\n---\nb: 1", "f:2:1: a second YAML document begins here; a document is a single one"),
         ("a:\n\tb: 1", "indent with spaces"),
         ("a: [1,\nb: 2", "not valid YAML"),
         ("a: 'x", "not valid YAML"),

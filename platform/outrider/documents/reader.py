@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from outrider.policy.problems import Path, Problem, dotted, shown
+from outrider.documents.problems import Path, Problem, dotted, shown
 
 __all__ = ["Document", "read_document"]
 
@@ -56,10 +56,10 @@ class Document:
         return Problem(self.file, line, column, dotted(path), message)
 
 
-def read_document(text: str, file: str) -> Document:
-    """Parse one YAML document. Never raises on bad text: what is wrong with it ends up in `problems`."""
+def read_document(text: str, file: str, noun: str = "document") -> Document:
+    """Parse one YAML document, a `noun`. Never raises on bad text: what is wrong with it ends up in `problems`."""
     document = Document(file)
-    builder = _Builder(document)
+    builder = _Builder(document, noun)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
@@ -85,7 +85,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
 
 
 class _Refused(Exception):
-    """Valid YAML that a policy may not use and that ends the reading."""
+    """Valid YAML that documents here may not use and that ends the reading."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -105,17 +105,18 @@ class _Frame:
 class _Builder:
     """Folds events into values with an explicit stack."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, noun: str) -> None:
         self._document = document
+        self._noun = noun
         self._frames: list[_Frame] = []
         self._documents = 0
 
     def take(self, event: yaml.Event) -> None:
-        """Consume one event. Raises _Refused for constructs that policies do not use."""
+        """Consume one event. Raises _Refused for constructs that documents here do not use."""
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                raise self._refused(event, "a second YAML document begins here; a policy is one document")
+                raise self._refused(event, f"a second YAML document begins here; a {self._noun} is a single one")
         elif isinstance(event, yaml.NodeEvent):
             self._refuse_sharing(event)
             if isinstance(event, yaml.ScalarEvent):
@@ -127,11 +128,11 @@ class _Builder:
 
     def _refuse_sharing(self, event: yaml.NodeEvent) -> None:
         if event.anchor is not None:
-            message = f"anchors and aliases ({shown(event.anchor)}) are not used in policies; write it out"
+            message = f"a {self._noun} may not use anchors and aliases ({shown(event.anchor)}); write it out"
             raise self._refused(event, message)
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
-            raise self._refused(event, f"the tag {shown(tag)} is not used in policies; remove it")
+            raise self._refused(event, f"a {self._noun} may not use the tag {shown(tag)}; remove it")
 
     def _refused(self, event: yaml.Event, message: str) -> _Refused:
         line, column = _spot(event)
