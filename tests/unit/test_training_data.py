@@ -10,8 +10,10 @@ import pytest
 
 from outrider.training.data import Document, build_corpus, held_out_prompts
 from outrider.training.data.document import split_of
-from outrider.training.data.library import shorten
+from outrider.training.data.library import shorten, source_files
 from outrider.training.data.maths import maths_documents
+from outrider.training.data.prompts import prompt_records
+from outrider.training.data.reading import reading_documents
 from outrider.training.data.snippets import snippet_documents
 from outrider.training.data.tasks import task_documents
 from outrider.training.packing import pack_epoch
@@ -95,3 +97,31 @@ def test_windows_start_with_documents_and_are_shuffled_by_seed() -> None:
     assert windows.tolist() == pack_epoch(documents, window=15, seed=1).tolist()
     assert windows.tolist() != pack_epoch(documents, window=15, seed=2).tolist()
     assert pack_epoch([[1, 2]], window=5, seed=0).tolist() == [[1, 2, 1, 2, 1, 2]]
+
+
+def test_reading_answers_stand_in_the_passage() -> None:
+    documents = reading_documents(400, random.Random(3), stride=12)
+    assert len({d.prompt[-1]["content"].rsplit("\n\n", 1)[1].split()[0] for d in documents}) >= 2
+    for document in documents:
+        passage, _, question = document.prompt[-1]["content"].rpartition("\n\n")
+        assert document.answer is not None
+        if question.startswith("How many arguments"):
+            header = next(line for line in passage.splitlines() if line.startswith("def "))
+            function = ast.parse(f"{header} ...").body[0]
+            assert isinstance(function, ast.FunctionDef)
+            assert int(document.answer) == len(function.args.args)
+        else:
+            assert document.answer.strip("`") in passage
+    assert {d.source for d in documents} <= {f.module for f in source_files(12)}
+
+
+def test_prompt_records_are_distinct_and_split_as_the_corpus_is() -> None:
+    corpus = build_corpus(0.02)
+    records = list(prompt_records(corpus, 60, 5))
+    held_out = {d.prompt[-1]["content"] for d in corpus.heldout if d.messages}
+    assert {r["domain"] for r in records} == {"code", "maths", "prose", "tasks"}
+    assert len({r["id"] for r in records}) == len(records)
+    for record in records:
+        question = record["messages"][-1]["content"]
+        assert (split_of(record["source"]) == "heldout") == (question in held_out) or record["source"] == "greetings"
+        assert record["license"] in ("PSF-2.0", "Apache-2.0")

@@ -20,9 +20,9 @@ class NoTokenizer:
         (directory / "tokenizer.json").write_text("{}")
 
 
-def tiny(budget_s: float) -> TargetShape:
+def tiny(tokens: int) -> TargetShape:
     shape = replace(scaled(FLASH, 0.001), vocab_size=64)
-    return replace(shape, effort=replace(shape.effort, pretrain_s=budget_s, window_tokens=32))
+    return replace(shape, effort=replace(shape.effort, pretrain_tokens=tokens, window_tokens=32))
 
 
 @pytest.mark.parametrize("length", [1, 63, 128, 300])
@@ -39,17 +39,18 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
     documents = [[i % 50 for i in range(start, start + 40)] for start in range(50)]
     checkpoint, out = tmp_path / "c.ckpt", tmp_path / "out"
 
-    def train(budget_s: float) -> dict[str, float]:
-        model = new_target(tiny(budget_s), seed=1, eos_token_ids=[2, 0], pad_token_id=0)
-        return pretrain(model, NoTokenizer(), documents, documents[:9], tiny(budget_s), checkpoint, out)
+    def train(tokens: int) -> dict[str, float]:
+        model = new_target(tiny(tokens), seed=1, eos_token_ids=[2, 0], pad_token_id=0)
+        return pretrain(model, NoTokenizer(), documents, documents[:9], tiny(tokens), checkpoint, out)
 
-    first = train(1.5)
+    first = train(1_000)
     assert (out / "model.safetensors").exists()
     assert (out / "tokenizer.json").exists()
-    second = train(7.0)
-    assert second["steps"] > first["steps"]
+    assert first["tokens"] == 1_024  # whole steps of two windows of 32
+    second = train(8_000)
+    assert second["tokens"] == 8_000
     assert second["train_loss"] < first["train_loss"]
-    third = train(7.0)
+    third = train(8_000)
     assert third["steps"] == second["steps"]
 
 

@@ -152,9 +152,7 @@ def pretrain(
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             elapsed_s = resumed_at_s + time.monotonic() - started_s
             speed = (step - first_step) * step_tokens / (elapsed_s - resumed_at_s)
-            progress.update(
-                step / steps, step=step, final=str(final), loss=smoothed, tok_per_s=speed
-            )
+            progress.update(step / steps, step=step, final=str(final), loss=smoothed, tok_per_s=speed)
             if time.monotonic() - saved_s > effort.checkpoint_s:
                 save()
                 saved_s = time.monotonic()

@@ -35,7 +35,10 @@ def train_tokenizer(documents: Iterable[Document], directory: Path, vocab_size: 
     core = Tokenizer(models.BPE())
     # a digit is a token: sums are learnt from columns of digits, not from a table of numbers
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

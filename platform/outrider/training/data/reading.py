@@ -17,10 +17,16 @@ MAX_PASSAGE_CHARS = 320
 MIN_PASSAGE_CHARS = 60
 MAX_ANSWER_WORDS = 9
 
-ASK_FIRST = ("Read this documentation and answer briefly.", "Answer from this documentation.", "Use the text to answer.")
+ASK_FIRST = (
+    "Read this documentation and answer briefly.",
+    "Answer from this documentation.",
+    "Use the text to answer.",
+)
 ORDINALS = ("first", "second", "third", "fourth")
 RETURNS = re.compile(r"\b[Rr]eturns?:? ((?:the|a|an|True|False|None|all|whether|whatever)\b[^.;:,()\n]*)")
-RAISES = re.compile(r"\b[Rr]aises?:?\s+(?:an?\s+|the\s+)?`*([A-Z]\w*(?:Error|Exception|Exit|Stop\w*|Warning|Empty|Full))\b")
+RAISES = re.compile(
+    r"\b[Rr]aises?:?\s+(?:an?\s+|the\s+)?`*([A-Z]\w*(?:Error|Exception|Exit|Stop\w*|Warning|Empty|Full))\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
