@@ -45,6 +45,19 @@ def _model(folder: Path, **changes: Any) -> str:
     return str(folder)
 
 
+def _drafter(folder: Path, **changes: Any) -> str:
+    """A directory whose config.json is a drafter's for `_model`, and nothing else."""
+    folder.mkdir()
+    config = {
+        "architectures": ["Qwen3DSparkModel"], "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 128, "num_target_layers": 4, "block_size": 7, "mask_token_id": 0,
+        "target_layer_ids": [1], "markov_rank": 8,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config | changes), "utf-8")
+    return str(folder)
+
+
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a start that must fail printed."""
     with socket.socket() as probe:
@@ -63,9 +76,9 @@ def test_a_missing_model_directory(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_drafter_of_another_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = _model(tmp_path / "target")
-    drafter = _model(tmp_path / "drafter", hidden_size=48, block_size=7, target_layer_ids=[1])
+    drafter = _drafter(tmp_path / "drafter", hidden_size=48)
     config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
-    assert "drafter_mismatch" in _run(capsys, "--config", config)
+    assert "hidden_size is 48" in _run(capsys, "--config", config)
 
 
 @pytest.mark.parametrize("layer", [3, 9, -2])
@@ -73,14 +86,14 @@ def test_a_tapped_layer_that_is_final_or_out_of_range(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], layer: int
 ) -> None:
     target = _model(tmp_path / "target")
-    drafter = _model(tmp_path / "drafter", block_size=7, target_layer_ids=[layer])
+    drafter = _drafter(tmp_path / "drafter", target_layer_ids=[layer])
     config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
     assert f"names layer {layer}" in _run(capsys, "--config", config)
 
 
 def test_a_drafter_with_a_shorter_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = _model(tmp_path / "target")
-    drafter = _model(tmp_path / "drafter", block_size=7, target_layer_ids=[1], max_position_embeddings=64)
+    drafter = _drafter(tmp_path / "drafter", max_position_embeddings=64)
     config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
     assert "max_position_embeddings is 64" in _run(capsys, "--config", config)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from outrider.drafter.geometry import Geometry
 from outrider.errors import DrafterMismatch, ModelDirectoryError
 
 __all__ = ["DSparkConfig"]
 
-ARCHITECTURE = "Qwen3DSparkModel"
 FILE = "config.json"
 # what transformers puts into every config and a drafter has no use for
 _NOT_ARCHITECTURE = frozenset(
@@ -26,12 +26,15 @@ class DSparkConfig(BaseModel):
     """The fields of a Qwen3 DSpark `config.json` that matter here; the target's other fields pass through.
 
     `target_layer_ids` name the tapped target layers: −1 is the embedding output, and the final layer is refused
-    (its hidden state is post-norm, while the training cache holds raw ones).
+    (its hidden state is post-norm, while the training cache holds raw ones). `markov_rank` 0 means no sequential head:
+    with no confidence head either, that is DFlash, and the fields about the missing heads say nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    architectures: tuple[str, ...] = (ARCHITECTURE,)
+    architecture: ClassVar[str] = "Qwen3DSparkModel"
+
+    architectures: tuple[str, ...] = (architecture,)
     vocab_size: PositiveInt
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -42,16 +45,28 @@ class DSparkConfig(BaseModel):
     max_position_embeddings: PositiveInt
     rms_norm_eps: float = Field(default=1e-6, gt=0)
     rope_theta: float = Field(default=10_000.0, gt=0)
+    hidden_act: Literal["silu"] = "silu"
+    attention_bias: Literal[False] = False
     num_target_layers: PositiveInt
     block_size: PositiveInt
     mask_token_id: int = Field(ge=0)
     target_layer_ids: tuple[int, ...] = Field(min_length=1)
     enable_confidence_head: bool = True
     confidence_head_with_markov: bool = True
-    markov_rank: PositiveInt
-    markov_head_type: Literal["vanilla"] = "vanilla"
+    markov_rank: int = Field(ge=0)
+    markov_head_type: Literal["vanilla", "gated", "rnn"] = "vanilla"
     num_anchors: PositiveInt = 512
     tie_word_embeddings: Literal[False] = False
+
+    @property
+    def geometry(self) -> Geometry:
+        """What the layers compute, in the family's own way."""
+        return Geometry(
+            heads=self.num_attention_heads,
+            groups=self.num_key_value_heads,
+            width=self.head_dim,
+            rope_theta=self.rope_theta,
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -68,21 +83,32 @@ class DSparkConfig(BaseModel):
 
     @model_validator(mode="after")
     def _cross_check(self) -> DSparkConfig:
-        if self.architectures != (ARCHITECTURE,):
-            raise ValueError(f"architectures is {list(self.architectures)}; only {ARCHITECTURE} is supported")
-        if self.num_attention_heads % self.num_key_value_heads:
+        if self.architectures != (self.architecture,):
+            raise ValueError(f"architectures is {list(self.architectures)}; only {self.architecture} is supported")
+        geometry = self.geometry
+        if geometry.heads % geometry.groups:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         if self.mask_token_id >= self.vocab_size:
             raise ValueError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
-        ids = self.target_layer_ids
-        if list(ids) != sorted(set(ids)) or ids[0] < -1 or ids[-1] >= self.num_target_layers - 1:
+        self._check_taps()
+        if self.enable_confidence_head and self.confidence_head_with_markov and not self.markov_rank:
             raise ValueError(
-                f"target_layer_ids {list(ids)} must be increasing, from -1 up to {self.num_target_layers - 2}: "
-                "the final layer's state is post-norm and cannot be tapped"
+                "confidence_head_with_markov needs a Markov head: set it to false, or markov_rank above 0, or "
+                "enable_confidence_head to false"
             )
-        if self.enable_confidence_head and not self.confidence_head_with_markov:
-            raise ValueError("confidence_head_with_markov must be true where the confidence head is enabled")
         return self
+
+    def _check_taps(self) -> None:
+        ids, last = self.target_layer_ids, self.num_target_layers - 1
+        if list(ids) != sorted(set(ids)):
+            raise ValueError(f"target_layer_ids {list(ids)} must be increasing")
+        for layer in ids:
+            if not -1 <= layer < last:
+                what = "the final layer, whose state is post-norm," if layer == last else "out of range"
+                raise ValueError(
+                    f"target_layer_ids names layer {layer}, which is {what} for a target of {last + 1} layers; "
+                    f"legal are -1 to {last - 1}"
+                )
 
     @classmethod
     def load(cls, directory: Path) -> DSparkConfig:
@@ -95,10 +121,12 @@ class DSparkConfig(BaseModel):
             raise ModelDirectoryError(f"drafter directory {directory.name} does not exist", param="drafter")
         try:
             values = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise ModelDirectoryError(f"drafter {directory.name} has no {FILE}", param=FILE) from None
+        except OSError:
+            raise ModelDirectoryError(f"drafter {directory.name} has no readable {FILE}", param=FILE) from None
         except ValueError as error:
             raise ModelDirectoryError(f"drafter {directory.name}: {FILE} is not JSON: {error}", param=FILE) from None
+        if not isinstance(values, dict):
+            raise ModelDirectoryError(f"drafter {directory.name}: {FILE} is not a JSON object", param=FILE)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -114,7 +142,7 @@ class DSparkConfig(BaseModel):
         values = {key: value for key, value in kept.items() if not key.startswith("_")}
         layers = int(drafter["num_hidden_layers"])
         values |= {
-            "architectures": [ARCHITECTURE],
+            "architectures": [cls.architecture],
             "num_target_layers": values["num_hidden_layers"],
             "layer_types": ["full_attention"] * layers,
             "tie_word_embeddings": False,
