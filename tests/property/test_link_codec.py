@@ -44,6 +44,7 @@ def rounds(draw: st.DrawFn) -> DraftRound:
         draw(KEYS),
         *(draw(ints(appends)) for _ in range(3)),
         draw(floats(rows, width)),
+        draw(ints(rows)),
         *(draw(ints(proposals)) for _ in range(3)),
         *(draw(floats(proposals)) for _ in range(2)),
         *(draw(ints(proposals)) for _ in range(2)),
@@ -62,7 +63,7 @@ MESSAGES = st.one_of(
     rounds(),
     blocks(),
     st.builds(Hello, st.builds(TargetHello, st.text(), st.integers(0, 2**40), st.integers(0, 2**40), st.text())),
-    st.builds(Welcome, st.builds(DrafterWelcome, INT63, st.integers(0, 2**40), st.text())),
+    st.builds(Welcome, st.builds(DrafterWelcome, INT63, st.integers(0, 2**40), st.text(), st.integers(0, 2**40))),
     st.builds(Refusal, st.text(), st.text()),
     st.just(Bye()),
 )
@@ -143,7 +144,7 @@ class Acceptor:
     """Welcomes everybody; refuses every round, as a server does one it cannot check."""
 
     def hello(self, hello: TargetHello) -> DrafterWelcome:
-        return DrafterWelcome(1, 2, "acceptor")
+        return DrafterWelcome(1, 2, "acceptor", 4)
 
     def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
         raise LinkError("not drafting")

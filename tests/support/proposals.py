@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from outrider.drafter.model import DSparkModel
+from outrider.drafter.projection import projection_fingerprint
 from outrider.drafter.server import DraftServer
 from outrider.engine import Engine
 from outrider.engine.drafting import Proposals
@@ -63,7 +64,8 @@ def from_nothing(
 ) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Tokens and survival [γ] that a fresh drafter proposes after `prefix`, whose last token is the anchor."""
     server = DraftServer(model, "reference")
-    hello = TargetHello("tiny", model.config.vocab_size, model.config.hidden_size, server._fingerprint)
+    fingerprint = projection_fingerprint(model.fc.weight, model.hidden_norm.weight)
+    hello = TargetHello("tiny", model.config.vocab_size, model.config.hidden_size, fingerprint)
     epoch = server.hello(hello).epoch
     states = stock(torch.tensor([prefix[:-1]]), output_hidden_states=True).hidden_states
     rows = model.project(torch.cat([states[layer + 1][0] for layer in model.config.target_layer_ids], dim=-1))
@@ -72,7 +74,7 @@ def from_nothing(
     block = server.handle(
         _CLIENT,
         DraftRound(
-            epoch, 1, (), one, start, count, rows, one, anchor, count,
+            epoch, 1, (), one, start, count, rows, torch.tensor(prefix[:-1]), one, anchor, count,
             sampling.temperature, sampling.top_p, sampling.seeds, sampling.choices,
         ),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
@@ -30,25 +31,29 @@ TARGET = b"target"
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
+def tiny_config(**changes: object) -> DSparkConfig:
+    values: dict[str, object] = {
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": CONTEXT,
+        "num_target_layers": 4,
+        "block_size": GAMMA,
+        "mask_token_id": MASK,
+        "target_layer_ids": (0, 2),
+        "markov_rank": 8,
+    }
+    return DSparkConfig.model_validate(values | changes)
+
+
 @pytest.fixture(scope="module")
 def model() -> DSparkModel:
     torch.manual_seed(11)
-    config = DSparkConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=CONTEXT,
-        num_target_layers=4,
-        block_size=GAMMA,
-        mask_token_id=MASK,
-        target_layer_ids=(0, 2),
-        markov_rank=8,
-    )
-    return DSparkModel(config).eval().requires_grad_(False)
+    return DSparkModel(tiny_config()).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -97,6 +102,7 @@ class Target:
             torch.tensor([start for _, start, _ in appends], dtype=torch.int64),
             torch.tensor([len(rows) for _, _, rows in appends], dtype=torch.int64),
             torch.cat([rows for _, _, rows in appends]) if appends else torch.empty(0, HIDDEN),
+            torch.zeros(sum(len(rows) for _, _, rows in appends), dtype=torch.int64),
             torch.tensor([s.key for s in proposals], dtype=torch.int64),
             torch.tensor([s.anchor for s in proposals], dtype=torch.int64),
             torch.tensor([len(s.rows) for s in proposals], dtype=torch.int64),
@@ -123,11 +129,17 @@ def reference(model: DSparkModel, one: Sample) -> tuple[list[int], Tensor]:
     positions = torch.arange(s, s + GAMMA)[None]
     hidden = model.backbone(ids, positions, keys[:, None], values[:, None], torch.tensor([s]))
     sampling = RowSampling.of([one.temperature], [one.top_p], [one.seed], [one.choice])
-    previous, tokens, confidences = torch.tensor([one.anchor]), [], []
+    previous, state, tokens, confidences = torch.tensor([one.anchor]), None, [], []
     for k in range(1, GAMMA + 1):
-        bias, embedding = model.markov_bias(previous)
-        confidences.append(model.confidence_logit(hidden[:, k - 1], embedding))
-        previous = choose(model.base_logits(hidden[:, k - 1]) + bias, sampling, torch.tensor([s + k]))
+        bias, embedding, state = model.head_step(hidden[:, k - 1], previous, state)
+        logits = model.base_logits(hidden[:, k - 1])
+        logits = logits if bias is None else logits + bias
+        if model.confidence_head is not None:
+            confidences.append(model.confidence_logit(hidden[:, k - 1], embedding))
+        previous = choose(logits, sampling, torch.tensor([s + k]))
+        if model.confidence_head is None:
+            chance = float(torch.softmax(logits, -1)[0, previous])
+            confidences.append(torch.tensor([math.log(chance / (1 - chance))]))
         tokens.append(int(previous))
     return tokens, torch.cat(confidences)
 
@@ -270,6 +282,7 @@ def test_malformed_rounds_change_nothing(model: DSparkModel, server: DraftServer
         replace(good, epoch=good.epoch ^ 1),
         replace(good, anchors=good.anchors + VOCAB),
         replace(good, rows=good.rows[:, 1:]),
+        replace(good, append_tokens=good.append_tokens + VOCAB),
         replace(good, append_starts=good.append_starts + CONTEXT),
     ):
         with pytest.raises(LinkError):
@@ -302,10 +315,23 @@ def test_incarnations_differ_in_epoch(model: DSparkModel) -> None:
     assert DraftServer(model, "a").welcome.epoch != DraftServer(model, "a").welcome.epoch
 
 
-def test_a_drafter_without_confidence_head_is_refused(model: DSparkModel) -> None:
-    bare = DSparkModel(model.config.model_copy(update={"enable_confidence_head": False}))
-    with pytest.raises(DrafterMismatch):
-        DraftServer(bare.eval(), "bare")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"markov_head_type": "gated"},
+        {"markov_head_type": "rnn"},
+        {"markov_head_type": "rnn", "confidence_head_with_markov": False},
+        {"enable_confidence_head": False},
+        {"markov_rank": 0, "confidence_head_with_markov": False},
+        {"markov_rank": 0, "enable_confidence_head": False},
+    ],
+)
+def test_drafters_of_every_head_are_served(changes: dict[str, object]) -> None:
+    torch.manual_seed(5)
+    made = DSparkModel(tiny_config(**changes)).eval().requires_grad_(False)
+    target = Target(DraftServer(made, "other"))
+    assert_drafts(made, target.fill(*MIXED), MIXED)
+    assert_drafts(made, target.say((), MIXED[::-1]), MIXED[::-1])
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def a_round() -> DraftRound:
         append_starts=ints(0, 5),
         append_counts=ints(3, 1),
         rows=torch.zeros(4, HIDDEN),
+        append_tokens=ints(0, 49, 3, 3),
         propose_keys=ints(12, 13),
         anchors=ints(0, 49),
         positions=ints(6, 0),
@@ -44,7 +45,7 @@ def a_block(**changes: Any) -> DraftBlock:
 
 
 def check(message: DraftRound) -> None:
-    check_round(message, vocab_size=VOCAB, hidden_size=HIDDEN, context_tokens=CONTEXT)
+    check_round(message, vocab_size=VOCAB, row_size=HIDDEN, context_tokens=CONTEXT)
 
 
 def test_every_exported_name_exists_and_is_sorted() -> None:
@@ -59,6 +60,7 @@ def test_good_rounds_pass() -> None:
     check(a_round())
     check(DraftRound(epoch=7, round=2))
     check(DraftRound(epoch=7, round=2, frees=(1, 2)))
+    check_round(replace(a_round(), rows=torch.zeros(4, 0)), vocab_size=VOCAB, row_size=0, context_tokens=CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,11 @@ def test_good_rounds_pass() -> None:
         {"rows": torch.zeros(4, HIDDEN + 1)},
         {"rows": torch.zeros(4, HIDDEN, dtype=torch.int64)},
         {"rows": torch.zeros(4 * HIDDEN)},
+        {"append_tokens": ints(0, 49, 3)},
+        {"append_tokens": ints(0, 49, 3, VOCAB)},
+        {"append_tokens": ints(0, 49, 3, -1)},
+        {"append_tokens": ints(0, 49, 3, 3).int()},
+        {"append_tokens": ints(0, 49, 3, 3)[:, None]},
         {"propose_keys": ints(13, 13)},
         {"propose_keys": ints(12, 13, 14)},
         {"anchors": ints(0, VOCAB)},

@@ -36,7 +36,7 @@ class CountingDrafter:
     """A handler that drafts anchor+1, anchor+2, … and can be told to stall, to fail or to answer another round."""
 
     def __init__(self, epoch: int = 5) -> None:
-        self.welcome = DrafterWelcome(epoch, GAMMA, "counting")
+        self.welcome = DrafterWelcome(epoch, GAMMA, "counting", HIDDEN)
         self.rounds: list[DraftRound] = []
         self.forgotten: list[bytes] = []
         self.forgot = threading.Event()
@@ -144,7 +144,7 @@ def link(request: pytest.FixtureRequest, drafter: CountingDrafter, endpoint: str
 
 
 def test_rounds_come_back_as_blocks(link: DraftLink) -> None:
-    assert link.welcome == DrafterWelcome(5, GAMMA, "counting")
+    assert link.welcome == DrafterWelcome(5, GAMMA, "counting", HIDDEN)
     assert drafted(link, 10, 1) == [11, 12, 13]
     assert drafted(link, 20, 2) == [21, 22, 23]
 
@@ -152,11 +152,12 @@ def test_rounds_come_back_as_blocks(link: DraftLink) -> None:
 def test_a_round_without_proposals_gets_an_empty_block(link: DraftLink, drafter: CountingDrafter) -> None:
     column = torch.ones(1, dtype=torch.int64)
     rows = torch.rand(1, HIDDEN, dtype=torch.bfloat16)
-    link.send(DraftRound(5, 1, (3, 2**63 - 1), column, column * 0, column, rows))
+    link.send(DraftRound(5, 1, (3, 2**63 - 1), column, column * 0, column, rows, column + 6))
     block = link.receive(WAIT_S)
     assert block.tokens.shape == (0, GAMMA)
     assert drafter.rounds[0].frees == (3, 2**63 - 1)
     assert torch.equal(drafter.rounds[0].rows.float(), rows.float())
+    assert drafter.rounds[0].append_tokens.tolist() == [7]
 
 
 def test_one_round_at_a_time(link: DraftLink) -> None:
@@ -321,7 +322,7 @@ def test_a_reply_of_several_frames_is_a_link_error(endpoint: str) -> None:
 
         def answer() -> None:
             client, _ = drafter.recv_multipart()
-            drafter.send_multipart([client, encode(Welcome(DrafterWelcome(5, GAMMA, "two"))), b""])
+            drafter.send_multipart([client, encode(Welcome(DrafterWelcome(5, GAMMA, "two", HIDDEN))), b""])
 
         thread = threading.Thread(target=answer)
         thread.start()

@@ -7,62 +7,26 @@ rows are positions 0…s−1 only, slot k (1-based) sits at s+k−1 and predicts
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
-
 import torch
 import torch.nn.functional as F
 from torch import LongTensor, Tensor, nn
 
 from outrider.drafter.config import DSparkConfig
-from outrider.drafter.layers import (
-    Layer,
-    LayerWeights,
-    Scale,
-    fold_groups,
-    join,
-    rope_tables,
-    rotate,
-    unfold_groups,
-)
-from outrider_kernels import packed_linear, plain_linear
+from outrider.drafter.decoder import Decoder
+from outrider.drafter.layers import Scale, fold_groups, rotate, unfold_groups
 
 __all__ = ["DraftBackbone"]
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
-
-class DraftBackbone(nn.Module):
-    """Embeddings, input projection and decoder layers; parameter names are DeepSpec's, unprefixed."""
+class DraftBackbone(Decoder):
+    """A decoder over blocks with the projection of the target's features; parameter names are DeepSpec's."""
 
     def __init__(self, config: DSparkConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self._geometry = config.geometry
-        self._scale = self._geometry.scale or self._geometry.width**-0.5
         width = config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, width)
-        self.norm = Scale(width)
         self.hidden_norm = Scale(width)
         self.fc = nn.Linear(len(config.target_layer_ids) * width, width, bias=False)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self._joined: tuple[LayerWeights, ...] | None = None
-        cos, sin = rope_tables(self._geometry, config.max_position_embeddings)
-        self.register_buffer("rope_cos", cos, persistent=False)
-        self.register_buffer("rope_sin", sin, persistent=False)
-
-    def train(self, mode: bool = True) -> Self:
-        self._forget_packed()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._forget_packed()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _forget_packed(self) -> None:
-        """Weights are about to change, or to move."""
-        self._joined = None
 
     # -- beside the target ---------------------------------------------------------------------------------------
 
@@ -77,7 +41,7 @@ class DraftBackbone(nn.Module):
 
         `rows` [n, d] are projected features of absolute `positions` [n]; no input norm is applied to them.
         """
-        count, groups, width = rows.shape[0], self._geometry.groups, self._geometry.width
+        count, groups, width = rows.shape[0], self.geometry.groups, self.geometry.width
         cos, sin = self._rope(positions)
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -149,38 +113,3 @@ class DraftBackbone(nn.Module):
 
         flat = self._decode(block_ids.flatten(0, 1), positions.flatten(0, 1), attend)
         return flat.view(batch, anchors, slots, -1)
-
-    # -- shared by inference and training ------------------------------------------------------------------------
-
-    def _decode(self, block_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """The layers over R blocks; `attend(layer, q [R, γ, H, D], k [R, γ, K, D], v)` returns [R, γ, H·D]."""
-        heads, groups, width = self._geometry.heads, self._geometry.groups, self._geometry.width
-        requests, slots = block_ids.shape
-        cos, sin = self._rope(positions)
-        hidden = F.embedding(block_ids, self.embed_tokens.weight)
-        for index, layer in enumerate(self._weights()):
-            joined = layer.qkv(self._norm(hidden, layer.input_norm))
-            joined = joined.view(requests, slots, heads + 2 * groups, width)
-            rotated = rotate(self._norm(joined[:, :, : heads + groups], None) * layer.qk_scale, cos, sin)
-            mixed = attend(index, rotated[:, :, :heads], rotated[:, :, heads:], joined[:, :, heads + groups :])
-            hidden = hidden + layer.output(mixed)
-            gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(F.silu(gate) * up)
-        return self._norm(hidden, self.norm.weight)
-
-    def _norm(self, rows: Tensor, weight: Tensor | None) -> Tensor:
-        return torch.rms_norm(rows, rows.shape[-1:], weight, self.config.rms_norm_eps)
-
-    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos: Tensor = self.rope_cos[positions]  # type: ignore[index]
-        sin: Tensor = self.rope_sin[positions]  # type: ignore[index]
-        return cos.unsqueeze(-2), sin.unsqueeze(-2)
-
-    def _weights(self) -> tuple[LayerWeights, ...]:
-        """Joined weights: rebuilt with gradients in training, built and packed once in inference."""
-        if self.training:
-            return tuple(join(layer, self._geometry, plain_linear) for layer in self.layers)
-        if self._joined is None:
-            with torch.no_grad():
-                self._joined = tuple(join(layer, self._geometry, packed_linear) for layer in self.layers)
-        return self._joined

@@ -63,7 +63,7 @@ class ContextPool:
         self._lengths[slot] = 0
 
     @torch.inference_mode()
-    def append(self, takers: list[tuple[int, int]], positions: Tensor, keys: Tensor, values: Tensor) -> None:
+    def store(self, takers: list[tuple[int, int]], positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Add the next rows of several distinct sequences.
 
         takers: (slot, count) pairs; positions: int64 [n], each row's place in its sequence, continuing what

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from outrider.drafter.config import DSparkConfig
+from outrider.drafter.config import DecoderConfig
 from outrider.drafter.geometry import Geometry
 from outrider_kernels import Linear
 
@@ -49,7 +49,7 @@ class _Mlp(nn.Module):
 class Layer(nn.Module):
     """One decoder layer's parameters."""
 
-    def __init__(self, config: DSparkConfig) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.self_attn = _Attention(width, config.geometry)

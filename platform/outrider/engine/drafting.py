@@ -120,11 +120,12 @@ class Drafting:
     def _message(self, link: DraftLink, sequences: Seq[Sequence], sampling: RowSampling) -> DraftRound:
         lagging = [s for s in sequences if s.draft_held < s.num_computed]
         slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
+        tokens = [token for s in lagging for token in s.tokens[s.draft_held : s.num_computed]]
         features = self._cache.features
-        if slots and features is not None:
+        if link.welcome.row_size and slots and features is not None:
             rows = features.index_select(0, torch.cat(slots)).float().cpu()
         else:
-            rows = torch.empty(0, 0)
+            rows = torch.empty(len(tokens), 0)
         return DraftRound(
             epoch=link.welcome.epoch,
             round=self._round,
@@ -133,6 +134,7 @@ class Drafting:
             append_starts=_ints([s.draft_held for s in lagging]),
             append_counts=_ints([s.num_computed - s.draft_held for s in lagging]),
             rows=rows,
+            append_tokens=_ints(tokens),
             propose_keys=_ints([s.key for s in sequences]),
             anchors=_ints([s.tokens[-1] for s in sequences]),
             positions=_ints([len(s.tokens) - 1 for s in sequences]),

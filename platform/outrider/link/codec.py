@@ -78,6 +78,7 @@ _ROUND_TENSORS: Final[dict[str, torch.dtype]] = {
     "append_starts": torch.int64,
     "append_counts": torch.int64,
     "rows": torch.float32,
+    "append_tokens": torch.int64,
     "propose_keys": torch.int64,
     "anchors": torch.int64,
     "positions": torch.int64,

@@ -45,7 +45,7 @@ class TargetHello:
     """What a target is; a drafter that was not made for it refuses.
 
     projection_fingerprint: sha256 hex of the `fc` and `hidden_norm` bytes (fp32, contiguous) the target
-        projects with.
+        projects with; empty for a target that projects nothing, which suits drafters that read token ids alone.
     """
 
     model: str
@@ -56,11 +56,15 @@ class TargetHello:
 
 @dataclass(frozen=True, slots=True)
 class DrafterWelcome:
-    """What the drafter answers: its incarnation (a random 63-bit epoch), block size γ and name."""
+    """What the drafter answers: its incarnation (a random 63-bit epoch), block size γ and name.
+
+    row_size: width of the context rows it reads, the target's hidden size; 0 when it reads token ids alone.
+    """
 
     epoch: int
     block_size: int
     name: str
+    row_size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +75,7 @@ class DraftRound:
     append_keys, append_starts, append_counts: int64 [na]; rows: [n, d], the projected context rows of
         positions start…start+count-1, sequence after sequence. A start of 0 replaces what is held; any other
         start must equal the held length, or the context is dropped and reported missing at its next proposal.
+    append_tokens: int64 [n], the token ids at those positions. A drafter that reads them alone gets rows [n, 0].
     propose_keys, anchors, positions: int64 [np]; the anchor stands at position s, s rows must be held.
     temperature, top_p (fp32), seeds, choices (int64): [np], how each proposing row samples; temperature 0 is
         greedy.
@@ -83,6 +88,7 @@ class DraftRound:
     append_starts: Tensor = field(default_factory=_no_ints)
     append_counts: Tensor = field(default_factory=_no_ints)
     rows: Tensor = field(default_factory=_no_rows)
+    append_tokens: Tensor = field(default_factory=_no_ints)
     propose_keys: Tensor = field(default_factory=_no_ints)
     anchors: Tensor = field(default_factory=_no_ints)
     positions: Tensor = field(default_factory=_no_ints)
@@ -149,8 +155,11 @@ def _check_keys(what: str, keys: list[int]) -> None:
         raise LinkError(f"the {what} keys of a round are negative or repeated")
 
 
-def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int, context_tokens: int) -> None:
-    """Raise `LinkError` unless every shape, dtype and value of a round is one the drafter can work on."""
+def check_round(message: DraftRound, *, vocab_size: int, row_size: int, context_tokens: int) -> None:
+    """Raise `LinkError` unless every shape, dtype and value of a round is one the drafter can work on.
+
+    row_size is what the drafter's welcome said.
+    """
     ints, floats = torch.int64, torch.float32
     appends = (message.append_keys, message.append_starts, message.append_counts)
     _check_columns("appends", appends, (ints,) * 3)
@@ -162,12 +171,16 @@ def check_round(message: DraftRound, *, vocab_size: int, hidden_size: int, conte
     rows = message.rows
     if not all(0 <= start < start + count <= context_tokens for start, count in zip(starts, counts, strict=True)):
         raise LinkError(f"an append of a round is empty or not within 0 to {context_tokens}")
-    if rows.dim() != 2 or rows.shape[0] != sum(counts) or (counts and rows.shape[1] != hidden_size):
-        raise LinkError(f"a round carries rows {list(rows.shape)}, not [{sum(counts)}, {hidden_size}]")
+    if rows.dim() != 2 or rows.shape[0] != sum(counts) or (counts and rows.shape[1] != row_size):
+        raise LinkError(f"a round carries rows {list(rows.shape)}, not [{sum(counts)}, {row_size}]")
     if not rows.is_floating_point():
         raise LinkError("the rows of a round are not floating point")
-    if not all(0 <= anchor < vocab_size for anchor in message.anchors.tolist()):
-        raise LinkError("an anchor of a round is outside the vocabulary")
+    tokens = message.append_tokens
+    if tokens.dtype != ints or tokens.shape != (sum(counts),):
+        raise LinkError(f"a round carries tokens {list(tokens.shape)} for {sum(counts)} appended positions")
+    for what, ids in (("appended token", tokens), ("anchor", message.anchors)):
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+            raise LinkError(f"an {what} of a round is outside the vocabulary")
     if not all(0 <= position < context_tokens for position in message.positions.tolist()):
         raise LinkError(f"a position of a round is not within 0 to {context_tokens}")
     if not all(0.0 <= temperature < float("inf") for temperature in message.temperature.tolist()):

@@ -1,0 +1,80 @@
+"""Drafting one block for each of many anchors: backbone, heads and the coupled race, slot after slot.
+
+Shapes: R anchors, γ block size, d hidden size, V vocabulary; contexts as `DraftBackbone.backbone` reads them. Slots k
+are 0-based here: slot k of an anchor at position s stands at s+k and chooses the token for position s+k+1
+(arXiv 2607.05147).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from outrider.drafter.model import DSparkModel
+from outrider.speculation import RowSampling, race, race_noise
+
+__all__ = ["block_noise", "chance_logit", "draft_blocks"]
+
+_CERTAIN = 1e-6
+
+
+def draft_blocks(
+    model: DSparkModel,
+    anchors: Tensor,
+    positions: Tensor,
+    context: tuple[Tensor, Tensor, Tensor],
+    sampling: RowSampling,
+) -> tuple[Tensor, Tensor]:
+    """Token ids int64 and confidence logits fp32, both [R, γ].
+
+    anchors, positions: int64 [R]; context: keys and values [L, R, S, K, D] with lengths int64 [R]; sampling has R
+    rows on the model's device. A drafter without a confidence head answers `chance_logit`.
+    """
+    gamma = model.config.block_size
+    block_ids = anchors.new_full((len(anchors), gamma), model.config.mask_token_id)
+    block_ids[:, 0] = anchors
+    block_positions = positions[:, None] + torch.arange(gamma, device=anchors.device)
+    # Slots past the last position are never verified, but their rotation must exist.
+    reachable = block_positions.clamp(max=model.config.max_position_embeddings - 1)
+    hidden = model.backbone(block_ids, reachable, *context)
+    base = model.base_logits(hidden)
+    noise = block_noise(sampling, block_positions + 1, base.shape[-1])
+    previous, state = anchors, None
+    tokens: list[Tensor] = []
+    embeddings: list[Tensor] = []
+    chances: list[Tensor] = []
+    for slot in range(gamma):
+        bias, embedding, state = model.head_step(hidden[:, slot], previous, state)
+        logits = base[:, slot] if bias is None else base[:, slot] + bias
+        previous = race(logits, sampling, None if noise is None else noise[:, slot])
+        tokens.append(previous)
+        if embedding is not None:
+            embeddings.append(embedding)
+        if model.confidence_head is None:
+            chances.append(chance_logit(logits, previous))
+    if chances:
+        confidence = torch.stack(chances, 1)
+    else:
+        # Slot k's confidence depends on x_{k-1} only, so one call after the loop sees nothing of x_k.
+        confidence = model.confidence_logit(hidden, torch.stack(embeddings, 1) if embeddings else None)
+    return torch.stack(tokens, 1), confidence.nan_to_num(nan=-torch.inf)
+
+
+def chance_logit(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-odds fp32 [R] of the drafted `tokens` [R] under softmax(logits [R, V]) at temperature 1.
+
+    The confidence of a drafter that has none of its own: a proxy, which calibration may scale. It looks at the drawn
+    token, which a scheduler may do only because coupled verification is lossless under any scheduler; rejection
+    sampling would be biased by it.
+    """
+    chance = torch.softmax(logits.float(), dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
+    return torch.logit(chance, eps=_CERTAIN)
+
+
+def block_noise(sampling: RowSampling, positions: Tensor, vocab: int) -> Tensor | None:
+    """Race noise [R, γ, V] for the tokens to stand at positions [R, γ]; None when all is greedy."""
+    if not sampling.random:
+        return None
+    gamma = positions.shape[1]
+    seeds, choices = sampling.seeds.repeat_interleave(gamma), sampling.choices.repeat_interleave(gamma)
+    return race_noise(seeds, choices, positions.flatten(), vocab).view(*positions.shape, vocab)

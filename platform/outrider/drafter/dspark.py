@@ -1,0 +1,56 @@
+"""DSpark (and DFlash) as a proposer: context keys and values of every sequence in one pool, blocks for many at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from outrider.drafter.blocks import draft_blocks
+from outrider.drafter.contexts import ContextPool
+from outrider.drafter.model import DSparkModel
+from outrider.drafter.projection import projection_fingerprint
+from outrider.speculation import RowSampling
+
+__all__ = ["DSparkProposer"]
+
+
+class DSparkProposer(ContextPool):
+    """Reads projected rows; its contexts live on the model's device."""
+
+    def __init__(self, model: DSparkModel) -> None:
+        config, weight = model.config, model.fc.weight
+        super().__init__(
+            config.num_hidden_layers,
+            model.geometry.groups,
+            model.geometry.width,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        self._model = model
+        self._device, self._dtype = weight.device, weight.dtype
+        self.vocab_size = config.vocab_size
+        self.context_tokens = config.max_position_embeddings
+        self.block_size = config.block_size
+        self.row_size = config.hidden_size
+        self.fingerprint = projection_fingerprint(weight, model.hidden_norm.weight)
+
+    def append(self, takers: list[tuple[int, int]], positions: Tensor, rows: Tensor, tokens: Tensor) -> None:
+        """Store what the rows project to in every layer, all sequences in one product; token ids are not read."""
+        del tokens
+        places = positions.to(self._device)
+        self.store(takers, places, *self._model.context_kv(rows.to(self._device, self._dtype), places))
+
+    def propose(
+        self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
+    ) -> tuple[Tensor, Tensor]:
+        """Blocks of γ tokens with the confidence head's logits, or what stands in for them."""
+        device = self._device
+        placed = replace(
+            sampling,
+            temperature=sampling.temperature.to(device),
+            top_p=sampling.top_p.to(device),
+            seeds=sampling.seeds.to(device),
+            choices=sampling.choices.to(device),
+        )
+        return draft_blocks(self._model, anchors.to(device), positions.to(device), self.view(slots), placed)
