@@ -13,7 +13,7 @@ from torch import Tensor
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling, race, race_noise
 
-__all__ = ["block_noise", "chance_logit", "draft_blocks"]
+__all__ = ["block_noise", "chance_logit", "draft_blocks", "placed"]
 
 _CERTAIN = 1e-6
 
@@ -69,6 +69,12 @@ def chance_logit(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     chance = torch.softmax(logits.float(), dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
     return torch.logit(chance, eps=_CERTAIN)
+
+
+def placed(sampling: RowSampling, beside: Tensor) -> RowSampling:
+    """The same parameters on the device of `beside`."""
+    columns = (sampling.temperature, sampling.top_p, sampling.seeds, sampling.choices)
+    return RowSampling(*(column.to(beside.device) for column in columns), sampling.random, sampling.nucleus)
 
 
 def block_noise(sampling: RowSampling, positions: Tensor, vocab: int) -> Tensor | None:

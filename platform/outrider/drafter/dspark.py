@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
-from outrider.drafter.blocks import draft_blocks
+from outrider.drafter.blocks import draft_blocks, placed
 from outrider.drafter.contexts import ContextPool
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.projection import projection_fingerprint
@@ -45,12 +43,6 @@ class DSparkProposer(ContextPool):
         self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
     ) -> tuple[Tensor, Tensor]:
         """Blocks of γ tokens with the confidence head's logits, or what stands in for them."""
-        device = self._device
-        placed = replace(
-            sampling,
-            temperature=sampling.temperature.to(device),
-            top_p=sampling.top_p.to(device),
-            seeds=sampling.seeds.to(device),
-            choices=sampling.choices.to(device),
-        )
-        return draft_blocks(self._model, anchors.to(device), positions.to(device), self.view(slots), placed)
+        places = positions.to(self._device)
+        rows = placed(sampling, places)
+        return draft_blocks(self._model, anchors.to(self._device), places, self.view(slots), rows)

@@ -130,6 +130,8 @@ class Engine:
     def attach_drafter(self, link: DraftLink) -> None:
         """Draft through `link` from the next round on; running sequences are refilled from the feature plane."""
         self.drafting.attach(link, self.running)
+        if self._acceptance.block_size != link.welcome.block_size:  # what was learnt is of another drafter
+            self._acceptance = AcceptanceMeter(link.welcome.block_size)
 
     def step(self) -> Chunks:
         """One round for everything that is running; returns what each request gained."""

@@ -39,6 +39,11 @@ class AcceptanceMeter:
         self._tried = np.zeros(block_size)
         self._accepted = np.zeros(block_size)
 
+    @property
+    def block_size(self) -> int:
+        """Slots it counts."""
+        return len(self._tried)
+
     def add(self, admitted: int, accepted: int) -> None:
         """One request's round: ℓ admitted draft tokens, a of them accepted."""
         if admitted == 0:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from outrider.drafter.model import DSparkModel
+from outrider.drafter.proposer import Proposer
 from outrider.drafter.server import DraftServer
 from outrider.engine import Engine, EngineSettings, TargetModel, measure_step_curve
 from outrider.errors import LinkError
@@ -66,15 +67,22 @@ class LocalEngine:
         self._end_process()
         self.engine.attach_drafter(self._connect(self._drafter))
 
+    def attach_proposer(self, proposer: Proposer, name: str) -> None:
+        """Draft with any proposer in this process: a baseline needs no drafter directory.
+
+        Raises DrafterMismatch when it was not made for this target.
+        """
+        self._end_process()
+        self.engine.attach_drafter(InProcessLink(DraftServer(proposer, name), self._hello()))
+
     def _hello(self) -> TargetHello:
         target = self.engine.target
-        if target.projection is None:
-            raise LinkError("the target was loaded without its drafter's projection")
-        return TargetHello(
-            self.engine.settings.model, target.vocab_size, target.hidden_size, target.projection.fingerprint
-        )
+        fingerprint = target.projection.fingerprint if target.projection else ""
+        return TargetHello(self.engine.settings.model, target.vocab_size, target.hidden_size, fingerprint)
 
     def _connect(self, drafter: Path) -> DraftLink:
+        if self.engine.target.projection is None:
+            raise LinkError("the target was loaded without its drafter's projection")
         if self._link is LinkKind.IN_PROCESS:
             return InProcessLink(DraftServer(DSparkModel.load(drafter), drafter.name), self._hello())
         self._folder = tempfile.mkdtemp(prefix="outrider-")
