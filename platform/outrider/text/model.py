@@ -72,6 +72,17 @@ class TextModel:
             ) from error
         return self._ids(prompt, add_special_tokens=False)
 
+    @property
+    def used_tokens(self) -> int:
+        """One more than the highest id that a token uses; ids from here to `vocab_size` mean nothing."""
+        vocabulary: dict[str, int] = self._tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+        return 1 + max(vocabulary.values())
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its text, None when there is no such token."""
+        found: int | None = self._tokenizer.backend_tokenizer.token_to_id(token)
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of all ids at once, special tokens skipped."""
         detokenizer = self.detokenizer()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["fingerprint", "load_checkpoint", "replace_directory", "save_checkpoint", "write_json"]
+__all__ = ["fingerprint", "load_checkpoint", "replace_directory", "save_checkpoint", "sync_directory", "write_json"]
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -46,11 +46,24 @@ def replace_directory(directory: Path, fill: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Indented JSON, atomically."""
+    """Indented JSON, atomically and on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def fingerprint(value: object) -> str:

@@ -1,0 +1,96 @@
+"""`outrider draft`: from a target directory and a prompt file to a calibrated drafter, stage by stage."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from outrider.training.artifacts import Manifest
+
+__all__ = ["Json", "RecipePath", "Restart", "app", "finish", "run_stage"]
+
+app = typer.Typer(
+    help="Make a drafter for a target. Each stage reads one recipe, goes on where it stopped, and skips what is done.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+RecipePath = Annotated[Path, typer.Option("--recipe", help="The run's YAML file; `outrider draft init` writes one.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Start over; what is there is kept as NAME.old.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")]
+
+_INTERRUPTED = 130
+
+
+def run_stage(work: Callable[[], Manifest]) -> Manifest:
+    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is finished is kept: resume with the same command", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def finish(manifest: Manifest, directory: Path, as_json: bool) -> None:
+    """Print what a stage left."""
+    if as_json:
+        typer.echo(json.dumps({**asdict(manifest), "hash": manifest.hash, "directory": str(directory)}, indent=2))
+        return
+    typer.echo(f"{manifest.kind}: {directory} ({manifest.hash[:12]})")
+    for line in _lines(manifest.figures):
+        typer.echo(f"  {line}")
+
+
+def _lines(figures: dict[str, Any], depth: int = 0) -> list[str]:
+    """Figures as indented lines; small mappings on one line."""
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+            lines += [f"{'  ' * depth}{name}", *_lines(value, depth + 1)]
+        elif isinstance(value, dict):
+            lines.append(f"{'  ' * depth}{name}: " + ", ".join(f"{key} {_shown(each)}" for key, each in value.items()))
+        else:
+            lines.append(f"{'  ' * depth}{name}: {_shown(value)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@app.command()
+def prepare(recipe: RecipePath, restart: Restart = False, as_json: Json = False) -> None:
+    """Read prompts, drop near-duplicates and what does not fit, and split them by source document."""
+    from outrider.training.prepare import prepare as work
+    from outrider.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "prompts", as_json)
+
+
+@app.command()
+def regenerate(recipe: RecipePath, restart: Restart = False, as_json: Json = False) -> None:
+    """Let the target answer every prompt, batched, with a recorded seed for each."""
+    from outrider.training.recipe import load_recipe
+    from outrider.training.regenerate import regenerate as work
+
+    loaded = load_recipe(recipe)
+    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "answers", as_json)
+
+
+def _mount_training() -> None:
+    """Add the commands after the cache, which live in `outrider.cli.draft_train`."""
+    if importlib.util.find_spec("outrider.cli.draft_train") is not None:
+        from outrider.cli import draft_train
+
+        app.registered_commands.extend(draft_train.app.registered_commands)
+
+
+_mount_training()
