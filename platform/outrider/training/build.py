@@ -24,7 +24,7 @@ from outrider.training.card import model_card
 from outrider.training.data import Corpus, Document, build_corpus, held_out_prompts
 from outrider.training.features import extract
 from outrider.training.pretrain import load_target, new_target, pretrain
-from outrider.training.regenerate import Sample, regenerate
+from outrider.training.sampled_answers import Sample, regenerate
 from outrider.training.shapes import FLASH, PRO, TargetShape, scaled
 from outrider.training.storage import fingerprint, load_checkpoint, replace_directory, save_checkpoint, write_json
 from outrider.training.tokenizer import (
