@@ -85,6 +85,16 @@ def regenerate(recipe: RecipePath, restart: Restart = False, as_json: Json = Fal
     finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "answers", as_json)
 
 
+@app.command()
+def cache(recipe: RecipePath, restart: Restart = False, as_json: Json = False) -> None:
+    """Store the target's states over its answers, or check that training can compute them on the fly."""
+    from outrider.training.cache import cache as work
+    from outrider.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "features", as_json)
+
+
 def _mount_training() -> None:
     """Add the commands after the cache, which live in `outrider.cli.draft_train`."""
     if importlib.util.find_spec("outrider.cli.draft_train") is not None:

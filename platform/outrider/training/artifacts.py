@@ -34,6 +34,9 @@ COMMANDS = {
 }
 """The `outrider draft` command that makes each artifact."""
 
+_REPAIRED = ("features",)
+"""Kinds whose stage replaces damaged files one by one; the others are made anew."""
+
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
 _CHUNK_BYTES = 1 << 20
@@ -88,19 +91,12 @@ class Artifact:
         Raises ArtifactMismatch when what is there was made from other inputs or settings, naming them, and
         ArtifactBroken when a finished one lost a file or changed in size.
         """
-        wanted = {"kind": self.kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "settings": settings}
-        wanted = json.loads(json.dumps(wanted))
+        wanted = self._origin(inputs, settings)
         if restart:
             self._put_aside()
         found = self._record(_MANIFEST) or self._record(_BEGUN)
         if found is not None:
-            differing = list(_differences(found, wanted))
-            if differing:
-                state = "was made" if (self.directory / _MANIFEST).exists() else "was begun"
-                raise ArtifactMismatch(
-                    f"{self.directory} {state} with something else than the recipe says now: {'; '.join(differing)}. "
-                    f"`{self.command} --restart` starts over and keeps it as {self.kind}.old"
-                )
+            self._check_origin(found, wanted)
         if self.manifest() is not None:
             (self.directory / _BEGUN).unlink(missing_ok=True)
             self.check_sizes()
@@ -138,10 +134,11 @@ class Artifact:
         except (TypeError, KeyError, AttributeError) as error:
             raise self._broken(f"{_MANIFEST} is not a manifest ({error})") from error
 
-    def require(self) -> Manifest:
+    def require(self, inputs: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None) -> Manifest:
         """The manifest of a finished artifact whose files are all there in full size.
 
-        Raises ArtifactMissing, naming the command that makes it, or ArtifactBroken.
+        Raises ArtifactMissing, naming the command that makes it, ArtifactBroken, or, where `inputs` and `settings` are
+        given, ArtifactMismatch when it was made from others.
         """
         manifest = self.manifest()
         if manifest is None:
@@ -152,8 +149,17 @@ class Artifact:
                 f"{self.directory} has format version {manifest.format_version}, this is {FORMAT_VERSION}; "
                 f"`{self.command} --restart` makes it anew"
             )
+        if inputs is not None and settings is not None:
+            self._check_origin(asdict(manifest), self._origin(inputs, settings))
         self.check_sizes()
         return manifest
+
+    def reopen(self) -> None:
+        """Turn a finished artifact into an interrupted one, for its stage to replace what is damaged."""
+        manifest = self.manifest()
+        if manifest is not None:
+            write_json(self.directory / _BEGUN, self._origin(manifest.inputs, manifest.settings))
+            (self.directory / _MANIFEST).unlink()
 
     def check_sizes(self) -> None:
         """Every file is there and as long as the manifest says. Raises ArtifactBroken naming the first that is not."""
@@ -177,8 +183,24 @@ class Artifact:
             raise self._broken(f"{name} has the right size but other bytes than were written")
         return path
 
+    def _origin(self, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What `begun.json` says, as JSON gives it back."""
+        origin = {"kind": self.kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "settings": settings}
+        back: dict[str, Any] = json.loads(json.dumps(origin))
+        return back
+
+    def _check_origin(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        differing = _differences(found, wanted)
+        if differing:
+            state = "was made" if (self.directory / _MANIFEST).exists() else "was begun"
+            raise ArtifactMismatch(
+                f"{self.directory} {state} with something else than there is now: {'; '.join(differing)}. "
+                f"`{self.command} --restart` starts over and keeps it as {self.kind}.old"
+            )
+
     def _broken(self, what: str) -> ArtifactBroken:
-        return ArtifactBroken(f"{self.directory}: {what}; `{self.command} --restart` rebuilds it")
+        cure = self.command if self.kind in _REPAIRED else f"{self.command} --restart"
+        return ArtifactBroken(f"{self.directory}: {what}; `{cure}` rebuilds it")
 
     def _record(self, name: str) -> dict[str, Any] | None:
         try:

@@ -1,19 +1,27 @@
-"""Hidden states of the tapped target layers over finished conversations, kept in bf16."""
+"""Hidden states of the tapped target layers over finished conversations, kept in bf16.
+
+Shapes: T tokens of a conversation, m tapped layers, d hidden size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from outrider.errors import ModelDirectoryError
 from outrider.training.progress import Progress
 
-__all__ = ["Featured", "extract", "tapped"]
+__all__ = ["BATCH_TOKENS", "Conversation", "Extractor", "Featured", "Features", "extract", "tapped"]
 
 BATCH_TOKENS = 4096
+
+Conversation = tuple[str, list[int], list[int]]
+"""Domain, prompt token ids, response token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +35,100 @@ class Featured:
     last: Tensor
 
 
+class Features(Protocol):
+    """What training reads: a sequence of conversations whose lengths are known without touching their states."""
+
+    lengths: Sequence[int]
+    """Tokens of each conversation, prompt included."""
+    prompt_lengths: Sequence[int]
+    domains: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Featured: ...
+
+    def rows(self, indices: Sequence[int]) -> list[Featured]:
+        """Several conversations at once, in the order asked for: the batch of a training step."""
+        ...
+
+
 def tapped(hidden_states: Sequence[Tensor], layer_ids: Sequence[int]) -> Tensor:
     """Concatenate `hidden_states[L + 1]`: index 0 is the embedding output, which L = −1 names."""
     return torch.cat([hidden_states[layer + 1] for layer in layer_ids], dim=-1)
 
 
-def extract(
-    model: Any, conversations: Sequence[tuple[str, list[int], list[int]]], layer_ids: Sequence[int]
-) -> list[Featured]:
+class Extractor:
+    """A target that is only run over whole conversations.
+
+    On a CPU conversations run one by one: without padding a batch gains nothing there, and states are the same bit for
+    bit whatever else is asked for. On a GPU those of similar length share a forward, so bf16 states may differ in the
+    last bit from batch to batch.
+    """
+
+    def __init__(self, model: Any, layer_ids: Sequence[int], batch_tokens: int | None = None) -> None:
+        self._model = model
+        self._layer_ids = tuple(layer_ids)
+        self._device = next(model.parameters()).device
+        self._batch_tokens = batch_tokens or (1 if self._device.type == "cpu" else 4 * BATCH_TOKENS)
+
+    @classmethod
+    def load(cls, directory: Path, layer_ids: Sequence[int], device: str | None = None) -> Extractor:
+        """The stock model of a directory, fp32 on a CPU and bf16 on a GPU. Raises ModelDirectoryError."""
+        from transformers import AutoModelForCausalLM
+
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if place == "cpu" else torch.bfloat16
+        try:
+            model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=dtype)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
+        return cls(model.to(place).eval(), layer_ids)
+
+    def run(
+        self, conversations: Sequence[Conversation], on_progress: Callable[[int], None] | None = None
+    ) -> list[Featured]:
+        """States of every conversation, in the order given; `on_progress` hears how many are done."""
+        found: dict[int, Featured] = {}
+        with torch.no_grad():
+            for batch in _batches([len(p) + len(r) for _, p, r in conversations], self._batch_tokens):
+                for index, featured in zip(batch, self._forward([conversations[i] for i in batch]), strict=True):
+                    found[index] = featured
+                if on_progress is not None:
+                    on_progress(len(found))
+        return [found[i] for i in range(len(conversations))]
+
+    def _forward(self, batch: Sequence[Conversation]) -> Iterator[Featured]:
+        """One forward. Right padding under a causal mask needs no attention mask: no kept row sees a pad."""
+        longest = max(len(prompt) + len(response) for _, prompt, response in batch)
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+        for row, (_, prompt, response) in enumerate(batch):
+            ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+        output = self._model.model(input_ids=ids.to(self._device), use_cache=False, output_hidden_states=True)
+        features = tapped(output.hidden_states, self._layer_ids).to(torch.bfloat16).cpu()
+        last = output.last_hidden_state.to(torch.bfloat16).cpu()
+        for row, (domain, prompt, response) in enumerate(batch):
+            size = len(prompt) + len(response)
+            yield Featured(
+                domain, ids[row, :size].clone(), len(prompt), features[row, :size].clone(), last[row, :size].clone()
+            )
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices by ascending length, as many together as padded fit `batch_tokens`, one at least."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[index] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def extract(model: Any, conversations: Sequence[Conversation], layer_ids: Sequence[int]) -> list[Featured]:
     """Features of (domain, prompt, response) triples, in the order given."""
-    order = sorted(range(len(conversations)), key=lambda i: len(conversations[i][1]) + len(conversations[i][2]))
-    found: dict[int, Featured] = {}
-    start = 0
-    with Progress("features") as progress, torch.inference_mode():
-        while start < len(order):
-            longest, end = 0, start
-            while end < len(order):
-                _, prompt, response = conversations[order[end]]
-                longest = max(longest, len(prompt) + len(response))
-                if end > start and longest * (end - start + 1) > BATCH_TOKENS:
-                    break
-                end += 1
-            batch = [conversations[i] for i in order[start:end]]
-            # right padding under a causal mask needs no attention mask: no kept row sees a pad
-            ids = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, (_, prompt, response) in enumerate(batch):
-                ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-            output = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-            features = tapped(output.hidden_states, layer_ids).to(torch.bfloat16)
-            last = output.last_hidden_state.to(torch.bfloat16)
-            for row, (domain, prompt, response) in enumerate(batch):
-                size = len(prompt) + len(response)
-                found[order[start + row]] = Featured(
-                    domain, ids[row, :size].clone(), len(prompt), features[row, :size].clone(), last[row, :size].clone()
-                )
-            start = end
-            progress.update(start / len(order), conversations=start)
-    return [found[i] for i in range(len(conversations))]
+    with Progress("features") as progress:
+        return Extractor(model, layer_ids, BATCH_TOKENS).run(
+            conversations, lambda done: progress.update(done / len(conversations), conversations=done)
+        )
