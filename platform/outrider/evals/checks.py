@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -36,13 +36,6 @@ class Verdict:
 
 
 RIGHT = Verdict(True)
-
-
-class Check(Protocol):
-    """Judges an answer's text."""
-
-    def judge(self, text: str) -> Verdict:
-        """Never raises, whatever the text."""
 
 
 class _Spec(BaseModel):
@@ -306,7 +299,10 @@ class Property(_Spec):
                 yield f"the JSON object has no key {_brief(missing[0])}"
 
 
-CHECKS: dict[str, type[Exact] | type[Pattern] | type[Property]] = {
+Check = Exact | Pattern | Property
+"""Judges an answer's text; `judge` never raises, whatever the text."""
+
+CHECKS: dict[str, type[Check]] = {
     "exact": Exact,
     "pattern": Pattern,
     "property": Property,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -81,12 +82,17 @@ class OutcomeLog:
         self.done: dict[tuple[str, str], Outcome] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_size:
-                self._resume(configuration)
             self._stream = open(path, "ab", buffering=0)  # noqa: SIM115 — closed by __exit__
         except OSError as error:
             raise ConfigurationError(f"{path}: outcomes cannot be kept there: {error.strerror or error}") from error
-        if self._stream.tell() == 0:
+        try:
+            self._lock()
+            if path.stat().st_size:
+                self._resume(configuration)
+        except BaseException:
+            self._stream.close()
+            raise
+        if path.stat().st_size == 0:
             self._write({"outrider_eval": FORMAT, "configuration": dict(configuration)})
 
     def __enter__(self) -> OutcomeLog:
@@ -110,6 +116,13 @@ class OutcomeLog:
         except OSError as error:
             message = f"{self._path}: cannot be written ({error.strerror}); outcomes before this one are kept"
             raise ConfigurationError(message) from error
+
+    def _lock(self) -> None:
+        """Two runs must not ask everything twice and mix their lines; the lock goes with the open file."""
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"{self._path}: another eval writes there now; give another --out") from None
 
     def _resume(self, configuration: Mapping[str, Any]) -> None:
         content = self._path.read_bytes()

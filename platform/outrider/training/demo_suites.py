@@ -261,6 +261,8 @@ def _arguments(function: str, arguments: str, n: int) -> list[tuple[object, ...]
         return [(0,), (1,), (7,), (9,)]
     if arguments == "{x}, {y}":
         return [(12, 18), (9, 4), (-3, 6), *([(5, 0)] if function == "divide" else [])]
+    if function.startswith("repeat_"):
+        return [("ab",), ("x",), ("",)]
     if arguments == "{t}":
         return [("level",), ("Was it a Car",), ("the quick brown fox jumps",), *([("x" * (n + 1),)] if n < 31 else [])]
     numbers = [4, n, 4, n + 1, -2, 7]
