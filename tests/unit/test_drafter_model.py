@@ -267,7 +267,7 @@ def test_joined_weights_follow_the_parameters(model: DSparkModel) -> None:
         ("markov_rank", 0),
         ("hidden_act", "gelu"),
         ("attention_bias", True),
-        ("architectures", ["Gemma4DSparkModel"]),
+        ("architectures", ["LlamaDSparkModel"]),
         ("mask_token_id", 99),
         ("hidden_size", "wide"),
     ],

@@ -19,10 +19,13 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 def test_the_cases_cover_every_head_and_the_embedding_tap() -> None:
     configs = [json.loads((FIXTURES / case / "config.json").read_text()) for case in CASES]
-    heads = {config["markov_head_type"] for config in configs if config["markov_rank"]}
+    qwen3 = [config for config in configs if config["architectures"] == ["Qwen3DSparkModel"]]
+    heads = {config["markov_head_type"] for config in qwen3 if config["markov_rank"]}
     assert heads == {"vanilla", "gated", "rnn"}
     assert any(config["markov_rank"] == 0 and config["enable_confidence_head"] for config in configs)
     assert any(config["markov_rank"] == 0 and not config["enable_confidence_head"] for config in configs)
+    assert {config["architectures"][0] for config in configs} == {"Qwen3DSparkModel", "Gemma4DSparkModel"}
+    assert {config["attention_k_eq_v"] for config in configs if "attention_k_eq_v" in config} == {True, False}
     assert any(config["target_layer_ids"][0] == -1 for config in configs)
     assert len({config["block_size"] for config in configs}) > 3
 

@@ -48,7 +48,7 @@ class DraftBackbone(Decoder):
         for layer in self._weights():
             pair = layer.context_kv(rows).view(count, 2, groups, width)
             keys.append(self._norm(pair[:, 0], None) * layer.qk_scale[-1])
-            values.append(pair[:, 1])
+            values.append(self._values(pair[:, 1]))
         return rotate(torch.stack(keys), cos, sin), torch.stack(values)
 
     def backbone(

@@ -73,8 +73,15 @@ def chance_logit(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def placed(sampling: RowSampling, beside: Tensor) -> RowSampling:
     """The same parameters on the device of `beside`."""
-    columns = (sampling.temperature, sampling.top_p, sampling.seeds, sampling.choices)
-    return RowSampling(*(column.to(beside.device) for column in columns), sampling.random, sampling.nucleus)
+    device = beside.device
+    return RowSampling(
+        sampling.temperature.to(device),
+        sampling.top_p.to(device),
+        sampling.seeds.to(device),
+        sampling.choices.to(device),
+        sampling.random,
+        sampling.nucleus,
+    )
 
 
 def block_noise(sampling: RowSampling, positions: Tensor, vocab: int) -> Tensor | None:

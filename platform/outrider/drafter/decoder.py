@@ -6,19 +6,25 @@ Shapes: R requests, γ tokens of each, d hidden size, H query heads, K key/value
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from outrider.drafter.config import DecoderConfig
+from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.layers import Layer, LayerWeights, Scale, join, rope_tables, rotate
 from outrider_kernels import packed_linear, plain_linear
 
 __all__ = ["Decoder"]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 class Decoder(nn.Module):
@@ -32,6 +38,7 @@ class Decoder(nn.Module):
         self.geometry = config.geometry
         self._scale = self.geometry.scale or self.geometry.width**-0.5
         self._eps = config.rms_norm_eps
+        self._activation = _ACTIVATIONS[self.geometry.activation]
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.norm = Scale(config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
@@ -59,15 +66,25 @@ class Decoder(nn.Module):
         requests, slots = block_ids.shape
         cos, sin = self._rope(positions)
         hidden = F.embedding(block_ids, self.embed_tokens.weight)
+        if self.geometry.embedding_scale is not None:
+            hidden = hidden * hidden.new_tensor(self.geometry.embedding_scale)  # rounded as the family rounds it
         for index, layer in enumerate(self._weights()):
             joined = layer.qkv(self._norm(hidden, layer.input_norm))
             joined = joined.view(requests, slots, heads + 2 * groups, width)
             rotated = rotate(self._norm(joined[:, :, : heads + groups], None) * layer.qk_scale, cos, sin)
-            mixed = attend(index, rotated[:, :, :heads], rotated[:, :, heads:], joined[:, :, heads + groups :])
-            hidden = hidden + layer.output(mixed)
+            values = self._values(joined[:, :, heads + groups :])
+            added = layer.output(attend(index, rotated[:, :, :heads], rotated[:, :, heads:], values))
+            hidden = hidden + (added if layer.attention_added is None else self._norm(added, layer.attention_added))
             gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(F.silu(gate) * up)
+            added = layer.down(self._activation(gate) * up)
+            hidden = hidden + (added if layer.mlp_added is None else self._norm(added, layer.mlp_added))
+            if layer.scalar is not None:
+                hidden = hidden * layer.scalar
         return self._norm(hidden, self.norm.weight)
+
+    def _values(self, values: Tensor) -> Tensor:
+        """Values [..., K, D] as attention reads them."""
+        return self._norm(values, None) if self.geometry.sandwich else values
 
     def _norm(self, rows: Tensor, weight: Tensor | None) -> Tensor:
         return torch.rms_norm(rows, rows.shape[-1:], weight, self._eps)

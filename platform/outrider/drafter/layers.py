@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from outrider.drafter.config import DecoderConfig
+from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.geometry import Geometry
 from outrider_kernels import Linear
 
@@ -32,7 +32,8 @@ class _Attention(nn.Module):
         queries, keys = geometry.heads * geometry.width, geometry.groups * geometry.width
         self.q_proj = nn.Linear(width, queries, bias=False)
         self.k_proj = nn.Linear(width, keys, bias=False)
-        self.v_proj = nn.Linear(width, keys, bias=False)
+        if not geometry.keys_are_values:
+            self.v_proj = nn.Linear(width, keys, bias=False)
         self.o_proj = nn.Linear(queries, width, bias=False)
         self.q_norm = Scale(geometry.width)
         self.k_norm = Scale(geometry.width)
@@ -56,10 +57,17 @@ class Layer(nn.Module):
         self.mlp = _Mlp(width, config.intermediate_size)
         self.input_layernorm = Scale(width)
         self.post_attention_layernorm = Scale(width)
+        if config.geometry.sandwich:
+            self.pre_feedforward_layernorm = Scale(width)
+            self.post_feedforward_layernorm = Scale(width)
+            self.register_buffer("layer_scalar", torch.ones(1))
 
 
 class LayerWeights(NamedTuple):
-    """One layer as its forward pass reads it: joined projections save a third of the calls."""
+    """One layer as its forward pass reads it: joined projections save a third of the calls.
+
+    The last three are None but in a sandwich: norms of what attention and feed-forward add, and the layer's scalar.
+    """
 
     qkv: Linear
     context_kv: Linear
@@ -69,13 +77,18 @@ class LayerWeights(NamedTuple):
     down: Linear
     input_norm: Tensor
     mlp_norm: Tensor
+    attention_added: Tensor | None
+    mlp_added: Tensor | None
+    scalar: Tensor | None
 
 
 def join(layer: Any, geometry: Geometry, linear: Callable[[Tensor], Linear]) -> LayerWeights:
     """The joined weights of a `Layer`, as functions made by `linear`."""
     attention, mlp = layer.self_attn, layer.mlp
     scales = [attention.q_norm.weight] * geometry.heads + [attention.k_norm.weight] * geometry.groups
-    context = (attention.k_proj.weight, attention.v_proj.weight)
+    values = attention.k_proj if geometry.keys_are_values else attention.v_proj
+    context = (attention.k_proj.weight, values.weight)
+    after_attention = layer.post_attention_layernorm.weight
     return LayerWeights(
         qkv=linear(torch.cat((attention.q_proj.weight, *context))),
         context_kv=linear(torch.cat(context)),
@@ -84,14 +97,22 @@ def join(layer: Any, geometry: Geometry, linear: Callable[[Tensor], Linear]) -> 
         gate_up=linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))),
         down=linear(mlp.down_proj.weight),
         input_norm=layer.input_layernorm.weight,
-        mlp_norm=layer.post_attention_layernorm.weight,
+        mlp_norm=layer.pre_feedforward_layernorm.weight if geometry.sandwich else after_attention,
+        attention_added=after_attention if geometry.sandwich else None,
+        mlp_added=layer.post_feedforward_layernorm.weight if geometry.sandwich else None,
+        scalar=layer.layer_scalar if geometry.sandwich else None,
     )
 
 
 def rope_tables(geometry: Geometry, positions: int) -> tuple[Tensor, Tensor]:
-    """cos and signed sin [P, D]: x·cos + roll(x, D/2)·sin equals the families' x·cos + rotate_half(x)·sin."""
+    """cos and signed sin [P, D]: x·cos + roll(x, D/2)·sin equals the families' x·cos + rotate_half(x)·sin.
+
+    Beyond the rotated share the frequency is zero, which rotates nothing.
+    """
     half = torch.arange(0, geometry.width, 2, dtype=torch.float32) / geometry.width
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), geometry.rope_theta**-half)
+    frequencies = geometry.rope_theta**-half
+    frequencies[int(geometry.rotary_share * geometry.width // 2) :] = 0
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
 

@@ -70,8 +70,9 @@ class DSparkModel(DraftBackbone):
     # -- logits ----------------------------------------------------------------------------------------------------
 
     def base_logits(self, hidden: Tensor) -> Tensor:
-        """U = lm_head(h), fp32: [..., V]."""
-        return self._heads().base(hidden).float()
+        """U = lm_head(h), squashed where the family does, fp32: [..., V]."""
+        logits, cap = self._heads().base(hidden).float(), self.geometry.logit_cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def block_head(self, hidden: Tensor, previous: LongTensor | Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Bias fp32 [..., γ, V] and embeddings [..., γ, r] of whole blocks, teacher-forced; None without a head.

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outrider.drafter.blocks import block_noise, chance_logit, placed
-from outrider.drafter.config import DecoderConfig
 from outrider.drafter.contexts import ContextPool
 from outrider.drafter.decoder import Decoder
+from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.layers import fold_groups, unfold_groups
 from outrider.drafter.loading import check_shapes, read_tensors
 from outrider.speculation import RowSampling, race
@@ -145,7 +145,7 @@ class PlainProposer(ContextPool):
     def append(self, takers: list[tuple[int, int]], positions: Tensor, rows: Tensor, tokens: Tensor) -> None:
         """Read committed tokens: long appends one by one, the short ones of a round side by side."""
         del positions, rows
-        pieces = tokens.to(self._device).split([count for _, count in takers])
+        pieces = torch.split(tokens.to(self._device), [count for _, count in takers])
         work = sorted((slot, piece) for (slot, _), piece in zip(takers, pieces, strict=True))
         short = [(slot, piece) for slot, piece in work if len(piece) <= _BATCHED_TOKENS]
         for batch in (*([each] for each in work if len(each[1]) > _BATCHED_TOKENS), short):
@@ -197,7 +197,7 @@ def plain_blocks(
     whole = model.new_memory(1, len(ids))
     model(ids[None], torch.arange(len(ids), device=device)[None], whole)
     blocks = [torch.empty(0, gamma, dtype=torch.int64, device=device)]
-    for some in at.split(_ANCHORS_AT_ONCE) if len(at) else ():
+    for some in torch.split(at, _ANCHORS_AT_ONCE) if len(at) else ():
         span, count = int(some.max()), len(some)
         memory = model.new_memory(count, span + gamma)
         for copy, read in zip(memory, whole, strict=True):

@@ -52,6 +52,13 @@ def case(
     )
 
 
+GEMMA4: dict[str, Any] = {
+    "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True, "hidden_size_per_layer_input": 0, "max_position_embeddings": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * 2, "final_logit_softcapping": 3.0,
+}  # fmt: skip
+
 CASES = {
     "vanilla": case(),
     "vanilla-one-layer": case(num_draft_layers=1, block_size=3, target_layer_ids=[1], rope_theta=1e6),
@@ -60,14 +67,24 @@ CASES = {
     "rnn-plain-confidence": case(markov_head_type="rnn", confidence_head_with_markov=False, block_size=4),
     "no-markov": case(markov_rank=0, confidence_head_with_markov=False, block_size=6, target_layer_ids=[-1]),
     "dflash": case(markov_rank=0, confidence_head_alpha=0.0, block_size=15, target_layer_ids=[0, 1, 2]),
+    "gemma4": case("gemma4"),
+    "gemma4-own-values": case(
+        "gemma4",
+        target={"attention_k_eq_v": False, "final_logit_softcapping": None},
+        markov_head_type="rnn",
+        num_draft_layers=1,
+        block_size=4,
+        target_layer_ids=[-1, 2],
+    ),
 }
 
 
 def randomize(model: Any) -> None:
     """Weights that matter: matrices with rows near unit length, scales around 1."""
     with torch.no_grad():
-        for name, weight in (*model.named_parameters(), *model.named_buffers()):
-            if name.endswith("norm.weight") or "layer_scalar" in name:
+        scalars = [each for each in model.named_buffers() if each[0].endswith("layer_scalar")]
+        for name, weight in (*model.named_parameters(), *scalars):
+            if name.endswith(("norm.weight", "layer_scalar")):
                 weight.copy_(1 + 0.3 * torch.randn_like(weight))
             elif name.endswith(".bias"):
                 weight.normal_(std=0.5)
@@ -75,17 +92,40 @@ def randomize(model: Any) -> None:
                 weight.normal_(std=1.5 * weight.shape[1] ** -0.5)
 
 
+def mend_gemma4() -> None:
+    """The reference was written for a transformers whose Gemma4 configuration keeps two fields that 5.23 folds away."""
+    from deepspec.modeling.dspark.gemma4 import modeling
+    from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
+
+    fold, rotary = Gemma4TextConfig.__post_init__, modeling.Gemma4TextRotaryEmbedding
+
+    def keep(self: Any, **kwargs: Any) -> None:
+        held = {name: kwargs.get(name) for name in ("global_head_dim", "num_global_key_value_heads")}
+        fold(self, **kwargs)
+        for name, value in held.items():
+            setattr(self, name, value)
+        self.allow_global_per_layer_attribute_access = True
+
+    Gemma4TextConfig.__post_init__ = keep
+    modeling.Gemma4TextRotaryEmbedding = lambda config, layer_type: rotary(config)
+
+
 def target_config(one: Any) -> Any:
     from transformers import Qwen3Config
+    from transformers.models.gemma4.configuration_gemma4 import Gemma4Config, Gemma4TextConfig
 
+    if one.family == "gemma4":
+        return Gemma4Config(text_config=Gemma4TextConfig(**GEMMA4 | one.target).to_dict())
     return Qwen3Config(**QWEN3 | {"rope_parameters": {"rope_type": "default", "rope_theta": one.rope_theta}})
 
 
 def target_states(one: Any) -> tuple[Tensor, Any]:
-    """hidden_states [layers + 1, T, d] of a random target, and its config."""
+    """hidden_states [layers + 1, T, d] of a random target (of Gemma4, random ones), and its config."""
     from transformers import Qwen3ForCausalLM
 
     config = target_config(one)
+    if one.family == "gemma4":
+        return torch.randn(GEMMA4["num_hidden_layers"] + 1, LENGTH, GEMMA4["hidden_size"]), config
     model = Qwen3ForCausalLM(config).eval()
     randomize(model)
     tokens = torch.randint(0, config.vocab_size, (1, LENGTH))
@@ -95,18 +135,21 @@ def target_states(one: Any) -> tuple[Tensor, Any]:
 
 
 def theirs_for(one: Any, config: Any) -> Any:
-    from deepspec.modeling.dspark.qwen3 import Qwen3DSparkModel
-    from deepspec.modeling.dspark.qwen3.config import build_draft_config
+    from deepspec.modeling.dspark import gemma4, qwen3
 
-    model = Qwen3DSparkModel(build_draft_config(config, one.draft))
+    family = gemma4 if one.family == "gemma4" else qwen3
+    draft = family.build_draft_config(config, one.draft)
+    if one.family == "gemma4":  # all layers of a drafter are full attention: read so, as from its own file
+        draft = type(draft)(**{key: value for key, value in draft.to_dict().items() if key != "per_layer_config"})
+    model = their_class(one)(draft)
     randomize(model)
     return model
 
 
 def their_class(one: Any) -> Any:
-    from deepspec.modeling.dspark.qwen3 import Qwen3DSparkModel
+    from deepspec.modeling.dspark import Gemma4DSparkModel, Qwen3DSparkModel
 
-    return Qwen3DSparkModel
+    return Gemma4DSparkModel if one.family == "gemma4" else Qwen3DSparkModel
 
 
 @torch.no_grad()
@@ -168,6 +211,7 @@ def compare(directory: Path, states: Tensor, first: Tensor, theirs: dict[str, Te
 
 def main(reference: Path) -> None:
     sys.path.insert(0, str(reference))
+    mend_gemma4()
     from outrider.drafter.model import DSparkModel
 
     report = {}
