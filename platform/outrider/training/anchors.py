@@ -127,8 +127,7 @@ def load_pack(conversations: Sequence[Featured], blocks: Sequence[Block], slots:
     keep = torch.zeros(len(blocks), width, dtype=torch.bool)
     features: Tensor | None = None
     previous, following, last, supervised = [], [], [], []
-    for row, (number, chosen) in enumerate(blocks):
-        conversation = conversations[number]
+    for row, (conversation, (_, chosen)) in enumerate(zip(_rows(conversations, blocks), blocks, strict=True)):
         if features is None:
             features = torch.zeros(len(blocks), span, conversation.features.shape[1], dtype=torch.bfloat16)
         anchors[row, : len(chosen)], keep[row, : len(chosen)] = chosen, True
@@ -155,3 +154,11 @@ def load_pack(conversations: Sequence[Featured], blocks: Sequence[Block], slots:
         last=torch.cat(last),
         supervised=torch.cat(supervised),
     )
+
+
+def _rows(conversations: Sequence[Featured], blocks: Sequence[Block]) -> Sequence[Featured]:
+    """The blocks' conversations; features that are computed as needed are asked for together."""
+    numbers = [number for number, _ in blocks]
+    together = getattr(conversations, "rows", None)
+    found: Sequence[Featured] = together(numbers) if together else [conversations[number] for number in numbers]
+    return found

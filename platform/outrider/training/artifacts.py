@@ -76,12 +76,15 @@ class Manifest:
 
 
 class Artifact:
-    """One stage's directory below a recipe's output."""
+    """One stage's directory below a recipe's output.
 
-    def __init__(self, output: Path, kind: str) -> None:
+    `variant` is for several drafters over one set of features: `drafter-VARIANT` and so on stand beside `drafter`.
+    """
+
+    def __init__(self, output: Path, kind: str, variant: str = "") -> None:
         self.kind = kind
-        self.command = f"outrider draft {COMMANDS[kind]}"
-        self.directory = output / kind
+        self.command = f"outrider draft {COMMANDS[kind]}" + (f" --name {variant}" if variant else "")
+        self.directory = output / (f"{kind}-{variant}" if variant else kind)
 
     def begin(self, inputs: Mapping[str, str], settings: Mapping[str, Any], *, restart: bool = False) -> bool:
         """Get the directory ready for work; False when it is complete and up to date.
@@ -195,7 +198,7 @@ class Artifact:
             state = "was made" if (self.directory / _MANIFEST).exists() else "was begun"
             raise ArtifactMismatch(
                 f"{self.directory} {state} with something else than there is now: {'; '.join(differing)}. "
-                f"`{self.command} --restart` starts over and keeps it as {self.kind}.old"
+                f"`{self.command} --restart` starts over and keeps it as {self.directory.name}.old"
             )
 
     def _broken(self, what: str) -> ArtifactBroken:
@@ -221,7 +224,7 @@ class Artifact:
         """Move what is there to `<name>.old`; a kill in between never leaves half an old one with its manifest."""
         if not self.directory.exists():
             return
-        old = self.directory.with_name(f"{self.kind}.old")
+        old = self.directory.with_name(f"{self.directory.name}.old")
         (old / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         os.replace(self.directory, old)

@@ -1,0 +1,58 @@
+"""`outrider draft train|eval|calibrate|export|report`: the stages after the cache, for one drafter or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.draft import Json, RecipePath, Restart, finish, run_stage
+
+if TYPE_CHECKING:
+    from outrider.training.recipe import Recipe
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+Name = Annotated[
+    str,
+    typer.Option("--name", help="Another drafter over the same features: its folders are drafter-NAME and so on."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field of the recipe for this call, such as drafter.kind=dflash; repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is a device.")]
+
+
+def _load(path: Path, changes: list[str] | None) -> Recipe:
+    from outrider.training.overrides import override
+    from outrider.training.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    return override(recipe, changes) if changes else recipe
+
+
+def _folder(recipe: Recipe, kind: str, name: str) -> Any:
+    from outrider.training.artifacts import Artifact
+
+    return Artifact(recipe.output, kind, name).directory
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    name: Name = "",
+    changes: Changes = None,
+    device: Device = "auto",
+    restart: Restart = False,
+    as_json: Json = False,
+) -> None:
+    """Train the drafter on the target's answers."""
+    from outrider.training.train_stage import train_stage
+
+    loaded = _load(recipe, changes)
+    manifest = run_stage(lambda: train_stage(loaded, variant=name, restart=restart, device=device))
+    finish(manifest, _folder(loaded, "drafter", name), as_json)
