@@ -52,7 +52,7 @@ def test_slots_hold_what_was_appended_and_zeros_beyond(history: list[tuple[str, 
                     else (torch.cat((before[0], parts[-1][0]), 1), torch.cat((before[1], parts[-1][1]), 1))
                 )
             keys, values = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-            pool.append(takers, torch.cat(positions), keys, values)
+            pool.store(takers, torch.cat(positions), keys, values)
         elif operation == "release" and argument in slots:
             pool.release(slots.pop(argument))
             held.pop(argument, None)

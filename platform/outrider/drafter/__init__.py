@@ -1,1 +1,1 @@
-"""DSpark as a model that proposes a block, and the server that holds its context."""
+"""Drafters as models that propose blocks (DSpark, DFlash, plain models, prompt lookup), and the server of their contexts."""
