@@ -19,6 +19,7 @@ from outrider.cli.evals_show import make_console, show_comparison, show_failures
 from outrider.errors import ConfigurationError
 from outrider.evals import (
     Endpoint,
+    Item,
     Outcome,
     OutcomeLog,
     Prices,
@@ -71,21 +72,23 @@ def show(
 ) -> None:
     """A suite's settings and some of its items."""
     loaded = load_suite(suite)
-    shown = [
-        {"id": item.id, "messages": list(item.messages), "check": item.check.model_dump(exclude_defaults=True)}
-        for item in loaded.sample(items)[:items]
-    ]
+    chosen = loaded.sample(items)[:items]
     if as_json:
+        shown = [{"id": each.id, "messages": list(each.messages), "check": _check_of(each)} for each in chosen]
         about = _about(loaded) | {"sampling": loaded.sampling.model_dump(), "shown": shown}
         typer.echo(json.dumps(about, indent=2, ensure_ascii=False))
         return
     show_suites([loaded], make_console())
     typer.echo(f"sampling: {loaded.sampling.model_dump_json(exclude_defaults=True)}")
-    for item in shown:
-        typer.echo(f"\n{item['id']}")
-        for message in item["messages"]:
+    for item in chosen:
+        typer.echo(f"\n{item.id}")
+        for message in item.messages:
             typer.echo(f"  {message['role']}: " + message["content"].replace("\n", "\n    "))
-        typer.echo(f"  check: {json.dumps(item['check'], ensure_ascii=False)}")
+        typer.echo(f"  check: {json.dumps(_check_of(item), ensure_ascii=False)}")
+
+
+def _check_of(item: Item) -> dict[str, Any]:
+    return item.check.model_dump(exclude_defaults=True)
 
 
 @app.command()

@@ -178,7 +178,7 @@ class PythonCall(_Spec):
 
     def complaint(self, result: CallResult) -> str | None:
         """What is wrong with a result; None if nothing is."""
-        got = f"raised {result.raised}" if result.raised else f"gave {_brief(result.value or '')}"
+        got = f"raised {result.raised}: {result.message}" if result.raised else f"gave {_brief(result.value or '')}"
         if self.raises is not None:
             return None if result.raised == self.raises else f"{self.call} should raise {self.raises}, but {got}"
         if self.prints is not None:

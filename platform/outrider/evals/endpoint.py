@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -197,7 +197,7 @@ def _hint(status: int) -> str:
     return "; check --model and --url (GET /v1/models lists what is served)"
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The data of server-sent events, whole; comments and other fields are skipped."""
     rest = b""
     async for piece in response.aiter_bytes():

@@ -34,10 +34,11 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What one call gave: the `repr` of what it returned or the name of what it raised, and what it printed."""
+    """What one call gave: the `repr` of what it returned, or the name and text of what it raised; what it printed."""
 
     value: str | None = None
     raised: str | None = None
+    message: str = ""
     printed: str = ""
 
 
@@ -99,7 +100,9 @@ def _read(report: bytes, calls: int, status: int) -> list[CallResult] | str:
         told = json.loads(report)
         if isinstance(told, str):
             return told[:300]
-        results = [CallResult(each["value"], each["raised"], str(each["printed"])) for each in told]
+        results = [
+            CallResult(each["value"], each["raised"], str(each["message"]), str(each["printed"])) for each in told
+        ]
     except (ValueError, TypeError, KeyError):
         return f"ended with status {status} and reported nothing"
     return results if len(results) == calls else "reported on other calls than asked"
@@ -204,12 +207,12 @@ def main():
     for call in task["calls"]:
         sys.stdout = printed = Bounded()
         try:
-            value, raised = repr(eval(call, space)), None
+            value, raised, message = repr(eval(call, space)), None, ""
             if len(value) > task["repr_characters"]:
-                value, raised = None, "MemoryError"
+                value, raised, message = None, "MemoryError", "the result is too long"
         except BaseException as problem:
-            value, raised = None, named(problem)
-        results.append({"value": value, "raised": raised, "printed": printed.getvalue()})
+            value, raised, message = None, named(problem), str(problem)[:100]
+        results.append({"value": value, "raised": raised, "message": message, "printed": printed.getvalue()})
     tell(results)
 main()
 """

@@ -42,7 +42,7 @@ class Sampling(_Spec):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    system: Annotated[str, Field(min_length=1)] | None = Field(None, description="System prompt of every item.")
+    system: Annotated[str, Field(min_length=1, description="System prompt of every item.")] | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] = []
 
 
@@ -135,8 +135,8 @@ class Suite:
 
 def make_item(spec: ItemSpec, check: Check, fields: Mapping[str, Any], sampling: Sampling) -> Item:
     """An item from what was typed; `fields` is its check after laying it over the suite's."""
-    turns = [{"role": "user", "content": spec.prompt}] if spec.messages is None else []
-    turns = turns or [message.model_dump() for message in spec.messages or ()]
+    given = spec.messages or [MessageSpec(role="user", content=spec.prompt or "")]
+    turns: list[dict[str, str]] = [message.model_dump() for message in given]
     if sampling.system is not None and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": sampling.system})
     digest = _digest([turns, dict(fields), _settings(sampling)])
