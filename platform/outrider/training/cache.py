@@ -104,19 +104,17 @@ class FeatureCache(Sequence[Featured]):
         self._shards = [safetensors.safe_open(path, framework="pt") for path in paths]
         self._counts = [0]
         self._starts: list[int] = []
-        self.lengths: list[int] = []
-        self.prompt_lengths: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
         self.domains: list[str] = []
         for shard in self._shards:
             lengths = shard.get_tensor("lengths").tolist()
             self._starts += list(accumulate(lengths, initial=0))[:-1]
-            self.lengths += lengths
-            self.prompt_lengths += shard.get_tensor("prompt_lengths").tolist()
+            self.sizes += zip(lengths, shard.get_tensor("prompt_lengths").tolist(), strict=True)
             self.domains += json.loads(shard.metadata()["domains"])
-            self._counts.append(len(self.lengths))
+            self._counts.append(len(self.sizes))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.sizes)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -124,11 +122,12 @@ class FeatureCache(Sequence[Featured]):
         index = range(len(self))[index]
         shard = self._shards[bisect_right(self._counts, index) - 1]
         start = self._starts[index]
-        part = slice(start, start + self.lengths[index])
+        tokens, prompt_tokens = self.sizes[index]
+        part = slice(start, start + tokens)
         return Featured(
             domain=self.domains[index],
             tokens=shard.get_slice("tokens")[part].long(),
-            prompt_tokens=self.prompt_lengths[index],
+            prompt_tokens=prompt_tokens,
             features=shard.get_slice("features")[part],
             last=shard.get_slice("last")[part],
         )
@@ -144,8 +143,7 @@ class OnTheFlyFeatures(Sequence[Featured]):
     def __init__(self, extractor: Extractor, conversations: Sequence[Conversation]) -> None:
         self._extractor = extractor
         self._conversations = conversations
-        self.lengths = [len(prompt) + len(response) for _, prompt, response in conversations]
-        self.prompt_lengths = [len(prompt) for _, prompt, _ in conversations]
+        self.sizes = [(len(prompt) + len(response), len(prompt)) for _, prompt, response in conversations]
         self.domains = [domain for domain, _, _ in conversations]
 
     def __len__(self) -> int:

@@ -38,9 +38,8 @@ class Featured:
 class Features(Protocol):
     """What training reads: a sequence of conversations whose lengths are known without touching their states."""
 
-    lengths: Sequence[int]
-    """Tokens of each conversation, prompt included."""
-    prompt_lengths: Sequence[int]
+    sizes: Sequence[tuple[int, int]]
+    """Tokens of each conversation, prompt included, and tokens of its prompt."""
     domains: Sequence[str]
 
     def __len__(self) -> int: ...
