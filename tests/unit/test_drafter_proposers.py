@@ -180,6 +180,17 @@ def outputs(target: Path, requests: list[GenerationRequest], proposer: Proposer 
     return [done[r.request_id].tokens for r in requests], sum(a for a, _ in rounds), sum(a for _, a in rounds)
 
 
+def test_only_what_was_proposed_counts_as_drafted(target: Path) -> None:
+    """A prompt without repetition, answered by chance: lookups find little, and nothing is verified for the rest."""
+    requests = [request("a", list(range(30)), 12)]
+    with open_tiny(target, None) as engine:
+        engine.attach_proposer(LookupProposer(VOCAB, 256, 7), "lookup")
+        (done,) = engine.generate(requests)
+    assert done.summary is not None
+    found = sum(len(block) for block in lookup_blocks([*range(30), *done.tokens], range(30, 41), 7))
+    assert 0 < done.summary.drafted_tokens <= found < 7 * done.summary.rounds
+
+
 def test_lookup_changes_no_token(tmp_path: Path) -> None:
     # A narrow target repeats itself soon, so that lookups are both right and wrong.
     narrow = make_target(tmp_path / "narrow", mixing=0.02, spread=6.0)

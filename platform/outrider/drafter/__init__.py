@@ -1,1 +1,1 @@
-"""Drafters as models that propose blocks (DSpark, DFlash, plain models, prompt lookup), and the server of their contexts."""
+"""Models that propose blocks (DSpark, DFlash, plain models, prompt lookup), and the server of their contexts."""

@@ -25,7 +25,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Blocks for R sequences: tokens per sequence (γ each), prefix survival a_j float64 [R, γ], seconds waited."""
+    """Blocks for R sequences: tokens per sequence (at most γ), prefix survival a_j float64 [R, γ], seconds waited.
+
+    A block ends where its survival is zero: some drafters propose less than γ, or nothing.
+    """
 
     tokens: list[list[int]]
     survival: NDArray[np.float64]
@@ -95,7 +98,9 @@ class Drafting:
             if sequence.key in missing:
                 sequence.draft_held = 0
                 survival[row] = 0.0
-        return Proposals(block.tokens.tolist(), survival, time.perf_counter() - started)
+        proposed = np.count_nonzero(survival, axis=1).tolist()
+        tokens = [row[:count] for row, count in zip(block.tokens.tolist(), proposed, strict=True)]
+        return Proposals(tokens, survival, time.perf_counter() - started)
 
     def _exchange(self, sequences: Seq[Sequence], sampling: RowSampling) -> DraftBlock | None:
         """One message out, one back; a broken link is dropped and logged once."""
