@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from outrider.drafter.model import DSparkModel
-from support.deepspec import drafted_by_us
+from support.deepspec import drafted_by_us, served_by_us
 
 FIXTURES = Path(__file__).parents[1] / "data" / "deepspec"
 CASES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
@@ -39,6 +39,10 @@ def test_drafts_equal_the_references(case: str) -> None:
     assert torch.equal(ours["tokens"], expected["tokens"])
     for name in expected.keys() - {"tokens"}:
         torch.testing.assert_close(ours[name], expected[name], **TOLERANCE)
+    served, confidence = served_by_us(FIXTURES / case, *inputs)
+    assert torch.equal(served, expected["tokens"])
+    if "confidence_logits" in expected:
+        torch.testing.assert_close(confidence, expected["confidence_logits"], **TOLERANCE)
     assert float(expected["logits"].std()) > 0.5  # a fixture of equal logits would prove nothing
 
 
