@@ -132,7 +132,8 @@ def _prose(count: int, rng: random.Random, stride: int = 1) -> list[Record]:
     seen: set[str] = set()
     found: list[Document] = []
     for _ in range(6):
-        found.extend(_held_out(reading_documents(sys.maxsize, rng, stride), seen))
+        fresh = _held_out(reading_documents(sys.maxsize, rng, stride), seen)
+        found.extend(each for each in fresh if re.search(r"\w", str(each.answer)))  # '' as a default matches anything
         if len(found) >= 2 * count:
             break
     rng.shuffle(found)
