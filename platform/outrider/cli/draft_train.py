@@ -56,3 +56,26 @@ def train(
     loaded = _load(recipe, changes)
     manifest = run_stage(lambda: train_stage(loaded, variant=name, restart=restart, device=device))
     finish(manifest, _folder(loaded, "drafter", name), as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    recipe: RecipePath,
+    name: Name = "",
+    changes: Changes = None,
+    prompts: Annotated[
+        list[Path] | None, typer.Option("--prompts", help="Prompt files to use instead of the held-out ones.")
+    ] = None,
+    label: Annotated[str, typer.Option("--label", help="Names an evaluation of other prompts: evaluation-LABEL.")] = "",
+    restart: Restart = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the drafter, the baselines and what the recipe compares with on held-out answers."""
+    from outrider.training.drafter_eval import eval_stage
+
+    loaded = _load(recipe, changes)
+    if prompts and not label:
+        raise typer.BadParameter("--prompts needs --label, so that the held-out evaluation is kept")
+    files = [file.absolute() for file in prompts or ()]
+    work = lambda: eval_stage(loaded, variant=name, label=label, prompts=files, restart=restart)  # noqa: E731
+    finish(run_stage(work), _folder(loaded, "evaluation", "-".join(filter(None, (name, label)))), as_json)
