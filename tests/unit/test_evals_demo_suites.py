@@ -101,7 +101,7 @@ def test_other_items_answers_seldom_pass(name: str) -> None:
     ("said", "right"),
     [
         ("`timeout`", True), ("timeout", True), ("timeout.", True), ("It is called `timeout`.", True),
-        ("The first argument is `timeout`, in seconds.", True), ("`time`", False), 
+        ("The first argument is `timeout`, in seconds.", True), ("`time`", False),
         ("It has a timeout somewhere", False), ("`timeouts`", False), ("`path` or maybe `x`" * 20 + "`timeout`", False),
     ],
 )  # fmt: skip

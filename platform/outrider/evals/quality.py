@@ -44,12 +44,12 @@ def measured_quality(results: Sequence[Result], *, name: str | None = None, lowe
             for domain, summary in result.domains.items():
                 if domain in scores:
                     raise EvalMismatch(f"two results measure {model} on {domain}; give one of them")
-                scores[domain] = round(summary.low if lower_bound else summary.accuracy, _DIGITS)
+                scores[domain] = summary.low if lower_bound else summary.accuracy
                 items[domain] = summary.items
         if scores:
-            mean = sum(scores.values()) / len(scores)
-            scores = {DEFAULT_DOMAIN: round(mean, _DIGITS)} | scores
-            found.append(Quality(name or model, scores, items))
+            scores = {DEFAULT_DOMAIN: sum(scores.values()) / len(scores)} | scores
+            rounded = {domain: round(score, _DIGITS) for domain, score in scores.items()}
+            found.append(Quality(name or model, rounded, items))
     return found
 
 
