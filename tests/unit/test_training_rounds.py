@@ -53,7 +53,7 @@ def test_offline_rounds_are_the_engines_at_full_depth(
     offline = play(model, answers, states_of(reference(target), answers, (0, 1)), temperature)
     assert int(offline.emitted.sum()) == emitted
     assert len(offline.run) == rounds
-    assert int(offline.run.sum()) == accepted
+    assert int(offline.accepted.sum()) == accepted
     assert int(offline.verified.sum()) == tried
 
 

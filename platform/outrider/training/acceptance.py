@@ -58,8 +58,8 @@ def _figures(rounds: Rounds, rng: np.random.Generator) -> tuple[dict[str, Any], 
         "rounds": len(rounds.run),
         "tokens": int(tokens.sum()),
         "verified": verified,
-        "accepted": int(rounds.run.sum()),
-        "accepted_per_verified": float(rounds.run.sum() / verified) if verified else None,
+        "accepted": int(rounds.accepted.sum()),
+        "accepted_per_verified": float(rounds.accepted.sum() / verified) if verified else None,
         **slot_figures(rounds),
     }
     return figures, drawn

@@ -42,8 +42,9 @@ class KnownAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """One row per round. prompt: whose; run: tokens accepted; left: tokens of the answer still to come, so that slots
-    beyond it have nothing to be compared with; verified: draft tokens the target would have looked at.
+    """One row per round. prompt: whose; run: leading draft tokens equal to the answer's; left: tokens of the answer still
+    to come, so that slots beyond it have nothing to be compared with; verified: draft tokens the engine would count as
+    looked at, fewer at the end of a request.
 
     confidence: logits fp32 [N, γ], minus infinity where nothing was proposed.
     """
@@ -58,6 +59,11 @@ class Rounds:
     def emitted(self) -> NDArray[np.int64]:
         """Tokens of each round, the corrected or bonus token included."""
         return np.minimum(self.run + 1, self.left)
+
+    @property
+    def accepted(self) -> NDArray[np.int64]:
+        """Draft tokens the engine would count as accepted."""
+        return np.minimum(self.run, self.verified)
 
     @property
     def gamma(self) -> int:
@@ -209,12 +215,13 @@ class _Table:
     def _count(self, player: _Player, block: list[int], confidence: NDArray[np.float32]) -> None:
         left = len(player.tokens) - 1 - player.at
         room = player.answer.limit - (player.at + 1 - len(player.answer.prompt))  # tokens the engine may still emit
-        block = block[: max(0, room - 1)]
         run = 0
         while run < min(len(block), left) and block[run] == player.tokens[player.at + 1 + run]:
             run += 1
         emitted = min(run + 1, left)
-        verified = min(len(block), emitted) if emitted == left else len(block)  # as the engine counts a last round
+        verified = min(len(block), room - 1)
+        if emitted == left:
+            verified = min(verified, emitted)  # as the engine counts a last round
         self._log.append((player.number, run, left, verified))
         self._confidence.append(confidence)
         player.at += emitted
