@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from outrider.cli.explain import idle_snapshots
-from outrider.cli.main import COMMANDS, main
+from outrider.cli.main import _MODULES, COMMANDS, main
 from outrider.policy import DEMO_KEY, hash_key, load_policy, parse_policy
 from outrider.routing import RouteQuery, decide
 from outrider.telemetry import EventLog, RequestEvent, RequestOutcome
@@ -186,7 +186,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_mounted_command_exists(name: str) -> None:
-    assert isinstance(importlib.import_module(f"outrider.cli.{name}").app, typer.Typer)
+    assert isinstance(importlib.import_module(f"outrider.cli.{_MODULES.get(name, name)}").app, typer.Typer)
 
 
 def test_python_dash_m() -> None:

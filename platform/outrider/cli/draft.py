@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from outrider.training.artifacts import Manifest
 
@@ -63,6 +65,31 @@ def _lines(figures: dict[str, Any], depth: int = 0) -> list[str]:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@app.command()
+def init(
+    target: Annotated[Path, typer.Option(help="Local directory of the model to draft for.")],
+    prompts: Annotated[Path, typer.Option(help="JSONL or Parquet file of prompts.")],
+    recipe: Annotated[Path, typer.Option("--recipe", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    output: Annotated[Path | None, typer.Option(help="Where artifacts go; the default is drafts/TARGET.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the recipe is as JSON.")] = False,
+) -> None:
+    """Write a commented recipe with sensible values for a target."""
+    from outrider.training.recipe import load_recipe
+    from outrider.training.sketch import sketch_recipe
+    from outrider.training.subject import open_subject
+
+    if recipe.exists():
+        raise ConfigurationError(f"{recipe} exists; remove it, or name another with --recipe")
+    text = sketch_recipe(target, prompts, output or Path("drafts") / target.absolute().name, recipe)
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(text, encoding="utf-8")
+    open_subject(load_recipe(recipe))
+    following = f"outrider draft prepare --recipe {recipe}"
+    typer.echo(
+        json.dumps({"recipe": str(recipe), "next": following}) if as_json else f"wrote {recipe}; next: {following}"
+    )
 
 
 @app.command()
