@@ -101,7 +101,7 @@ class FeatureCache(Sequence[Featured]):
         """Check every shard against its checksum. Raises ArtifactMissing, ArtifactBroken."""
         names = sorted(name for name in artifact.require().files if name.endswith(".safetensors"))
         paths = [artifact.check_content(name) for name in names]
-        self._shards = [safetensors.safe_open(path, framework="pt") for path in paths]
+        self._shards: list[Any] = [safetensors.safe_open(path, framework="pt") for path in paths]
         self._counts = [0]
         self._starts: list[int] = []
         self.sizes: list[tuple[int, int]] = []

@@ -38,9 +38,15 @@ class Featured:
 class Features(Protocol):
     """What training reads: a sequence of conversations whose lengths are known without touching their states."""
 
-    sizes: Sequence[tuple[int, int]]
-    """Tokens of each conversation, prompt included, and tokens of its prompt."""
-    domains: Sequence[str]
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Tokens of each conversation, prompt included, and tokens of its prompt."""
+        ...
+
+    @property
+    def domains(self) -> Sequence[str]:
+        """The domain of each conversation."""
+        ...
 
     def __len__(self) -> int: ...
 
