@@ -24,9 +24,10 @@ def made(output: Path, text: str = "hello") -> Artifact:
     return artifact
 
 
-def test_a_finished_artifact_is_up_to_date(tmp_path: Path) -> None:
+def test_a_finished_artifact_is_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifact = made(tmp_path)
     assert artifact.begin(INPUTS, SETTINGS) is False
+    assert capsys.readouterr().err == "answers: up to date\n"
     manifest = json.loads((tmp_path / "answers/manifest.json").read_text())
     assert set(manifest) == {"kind", "format_version", "outrider_version", "inputs", "settings", "files", "figures"}
     assert manifest["files"]["a.jsonl"]["bytes"] == 5

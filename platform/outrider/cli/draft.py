@@ -51,15 +51,15 @@ def finish(manifest: Manifest, directory: Path, as_json: bool) -> None:
 
 
 def _lines(figures: dict[str, Any], depth: int = 0) -> list[str]:
-    """Figures as indented lines; small mappings on one line."""
+    """Figures as indented lines; the plain values of a mapping share its line, mappings in it follow below."""
     lines = []
     for name, value in figures.items():
-        if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
-            lines += [f"{'  ' * depth}{name}", *_lines(value, depth + 1)]
-        elif isinstance(value, dict):
-            lines.append(f"{'  ' * depth}{name}: " + ", ".join(f"{key} {_shown(each)}" for key, each in value.items()))
-        else:
+        if not isinstance(value, dict):
             lines.append(f"{'  ' * depth}{name}: {_shown(value)}")
+            continue
+        plain = ", ".join(f"{key} {_shown(each)}" for key, each in value.items() if not isinstance(each, dict))
+        lines.append(f"{'  ' * depth}{name}: {plain}" if plain else f"{'  ' * depth}{name}")
+        lines += _lines({key: each for key, each in value.items() if isinstance(each, dict)}, depth + 1)
     return lines
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Artifact:
         self.directory = output / (f"{kind}-{variant}" if variant else kind)
 
     def begin(self, inputs: Mapping[str, str], settings: Mapping[str, Any], *, restart: bool = False) -> bool:
-        """Get the directory ready for work; False when it is complete and up to date.
+        """Get the directory ready for work; False, said on stderr, when it is complete and up to date.
 
         An interrupted directory made from the same things is kept, for the stage to resume in. `restart` moves
         whatever is there to `<name>.old`, of which the last is kept.
@@ -103,6 +104,7 @@ class Artifact:
         if self.manifest() is not None:
             (self.directory / _BEGUN).unlink(missing_ok=True)
             self.check_sizes()
+            print(f"{self.directory.name}: up to date", file=sys.stderr, flush=True)
             return False
         self.directory.mkdir(parents=True, exist_ok=True)
         if found is None:

@@ -98,7 +98,7 @@ def _select(
     duplicates, too_long, longest = 0, 0, 0
     refused: list[str] = []
     with Progress("prepare") as progress:
-        for done, record in enumerate(records, start=1):
+        for done, record in enumerate(records):
             progress.update(done / len(records), kept=len(fitting), duplicates=duplicates, too_long=too_long)
             if not index.add(record.text):
                 duplicates += 1
@@ -113,6 +113,7 @@ def _select(
                 too_long += 1
             else:
                 fitting.append((record, tokens))
+        progress.update(1.0, kept=len(fitting), duplicates=duplicates, too_long=too_long)
     if refused:
         raise DataError("\n".join([f"{len(refused)} prompts cannot be encoded", *refused[:_LISTED_PROBLEMS]]))
     if not fitting:
