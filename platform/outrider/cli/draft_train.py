@@ -79,3 +79,36 @@ def evaluate(
     files = [file.absolute() for file in prompts or ()]
     work = lambda: eval_stage(loaded, variant=name, label=label, prompts=files, restart=restart)  # noqa: E731
     finish(run_stage(work), _folder(loaded, "evaluation", "-".join(filter(None, (name, label)))), as_json)
+
+
+@app.command()
+def calibrate(
+    recipe: RecipePath,
+    name: Name = "",
+    changes: Changes = None,
+    label: Annotated[str, typer.Option("--label", help="Take the rounds of evaluation-LABEL.")] = "",
+    restart: Restart = False,
+    as_json: Json = False,
+) -> None:
+    """Fit temperatures to the drafter's confidences on some held-out prompts and judge them on the others."""
+    from outrider.training.calibrate import calibrate_stage
+
+    loaded = _load(recipe, changes)
+    manifest = run_stage(lambda: calibrate_stage(loaded, variant=name, label=label, restart=restart))
+    finish(manifest, _folder(loaded, "calibration", name), as_json)
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    name: Name = "",
+    changes: Changes = None,
+    restart: Restart = False,
+    as_json: Json = False,
+) -> None:
+    """Put drafter, calibration and a card into one directory to serve from."""
+    from outrider.training.export import export_stage
+
+    loaded = _load(recipe, changes)
+    manifest = run_stage(lambda: export_stage(loaded, variant=name, restart=restart))
+    finish(manifest, _folder(loaded, "export", name), as_json)

@@ -16,6 +16,7 @@ from outrider.engine.cache import PagedCache
 from outrider.engine.sequence import Sequence
 from outrider.errors import LinkError
 from outrider.link import DraftBlock, DraftLink, DraftRound
+from outrider.scheduling import Calibration, prefix_survival
 from outrider.speculation import RowSampling
 
 __all__ = ["Drafting", "Proposals"]
@@ -42,8 +43,9 @@ class Drafting:
     from the cache's feature plane, whether it lags one round or starts anew after a restart.
     """
 
-    def __init__(self, cache: PagedCache, timeout_s: float) -> None:
+    def __init__(self, cache: PagedCache, timeout_s: float, calibration: Calibration | None = None) -> None:
         self._cache = cache
+        self._calibration = calibration
         self._timeout_s = timeout_s
         self._link: DraftLink | None = None
         self._round = 0
@@ -92,7 +94,11 @@ class Drafting:
         block = self._exchange(sequences, sampling)
         if block is None:
             return None
-        survival = torch.sigmoid(block.confidence_logits).double().cumprod(dim=1).numpy()
+        logits = block.confidence_logits.numpy()
+        if self._calibration is None:
+            survival = prefix_survival(logits)
+        else:
+            survival = self._calibration.survival(logits, sampling.temperature.numpy())
         missing = set(block.missing)
         for row, sequence in enumerate(sequences):
             if sequence.key in missing:

@@ -61,7 +61,7 @@ class Engine:
         self.curve = curve
         self.pool = BlockPool(settings.kv_blocks, settings.block_size)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
-        self.drafting = Drafting(self.cache, settings.draft_timeout_s)
+        self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
         self._planner = Planner(settings, curve, self.drafting)
         self.running: list[Sequence] = []
         self.queue: deque[Sequence] = deque()

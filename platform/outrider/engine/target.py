@@ -22,6 +22,7 @@ from outrider.engine.cache import PagedCache
 from outrider.engine.qwen3 import FlatQwen3
 from outrider.engine.stock import StockBackbone
 from outrider.errors import ModelDirectoryError
+from outrider.scheduling import Calibration
 from outrider_kernels import Linear, packed_linear, plain_linear
 
 __all__ = ["FlatBatch", "TargetModel"]
@@ -43,11 +44,18 @@ class TargetModel:
     """A causal language model from a local directory that computes flat batches against a `PagedCache`."""
 
     def __init__(
-        self, model: Any, eos_token_ids: tuple[int, ...], projection: FeatureProjection | None, *, stock: bool = False
+        self,
+        model: Any,
+        eos_token_ids: tuple[int, ...],
+        projection: FeatureProjection | None,
+        *,
+        calibration: Calibration | None = None,
+        stock: bool = False,
     ) -> None:
         config = model.config
         self._head: Linear = (plain_linear if stock else packed_linear)(model.lm_head.weight.detach())
         self.projection = projection
+        self.calibration = calibration
         self.eos_token_ids = eos_token_ids
         self.vocab_size: int = config.vocab_size
         self.hidden_size: int = config.hidden_size
@@ -72,7 +80,7 @@ class TargetModel:
         device: str | torch.device = "cpu",
         stock: bool = False,
     ) -> TargetModel:
-        """Load a model directory, and with `drafter` the projection its drafter reads.
+        """Load a model directory, and with `drafter` the projection its drafter reads and its calibration, if any.
 
         `stock` runs the family's own `transformers` forward even where there is a flat one of ours.
 
@@ -80,7 +88,7 @@ class TargetModel:
         that was not made for this target.
         """
         config = _read_config(directory)
-        projection = None
+        projection = calibration = None
         if drafter is not None:
             projection = FeatureProjection.load(
                 drafter,
@@ -90,6 +98,7 @@ class TargetModel:
                 context_tokens=config.max_position_embeddings,
                 dtype=dtype,
             ).to(torch.device(device))
+            calibration = Calibration.find(drafter, projection.block_size)
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 directory,
@@ -104,7 +113,8 @@ class TargetModel:
             raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
         if report["missing_keys"]:  # transformers would go on with random ones
             raise ModelDirectoryError(f"model {directory.name} has no tensor {min(report['missing_keys'])}")
-        return cls(model.to(device).eval(), _eos_token_ids(directory, config), projection, stock=stock)
+        ends = _eos_token_ids(directory, config)
+        return cls(model.to(device).eval(), ends, projection, calibration=calibration, stock=stock)
 
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
         """Empty paged memory of this model's shape."""

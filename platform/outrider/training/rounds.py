@@ -42,9 +42,9 @@ class KnownAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """One row per round. prompt: whose; run: leading draft tokens equal to the answer's; left: tokens of the answer still
-    to come, so that slots beyond it have nothing to be compared with; verified: draft tokens the engine would count as
-    looked at, fewer at the end of a request.
+    """One row per round. prompt: whose; run: leading draft tokens equal to the answer's; left: tokens of the answer
+    still to come, so that slots beyond it have nothing to be compared with; verified: draft tokens the engine would
+    count as looked at, fewer at the end of a request.
 
     confidence: logits fp32 [N, γ], minus infinity where nothing was proposed.
     """

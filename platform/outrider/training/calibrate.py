@@ -1,0 +1,107 @@
+"""`outrider draft calibrate`: temperatures for a drafter's confidences from the rounds of its evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outrider.errors import ArtifactBroken, DataError
+from outrider.scheduling.calibration import CALIBRATION_FILE, Calibration, traffic_class
+from outrider.training.artifacts import Artifact, Manifest
+from outrider.training.drafter_eval import EVALUATION, rounds_file
+from outrider.training.recipe import Recipe
+from outrider.training.rounds import Rounds
+from outrider.training.scaling import fit_temperatures, judge, reliability, split_prompts
+from outrider.training.storage import write_json
+from outrider.training.train_stage import drafter_artifact
+
+__all__ = ["FIGURES", "calibrate_stage"]
+
+FIGURES = "figures.json"
+RULE = "coupled"
+
+
+def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", restart: bool = False) -> Manifest:
+    """Make `calibration/`: calibration.json for the engine, figures.json for the report.
+
+    Each class of traffic (greedy, sampled) is fitted on some prompts and judged on the others.
+    Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed, DataError with too few prompts.
+    """
+    drafter = drafter_artifact(recipe, variant)
+    evaluation = Artifact(recipe.output, "evaluation", "-".join(filter(None, (variant, label))))
+    inputs = {"drafter": drafter.require().hash, "evaluation": evaluation.require().hash}
+    artifact = Artifact(recipe.output, "calibration", variant)
+    settings = recipe.calibration.model_dump(mode="json") | {"seed": recipe.seed}
+    if not artifact.begin(inputs, settings, restart=restart):
+        return artifact.require()
+    section, figures = recipe.calibration, {}
+    lowest, highest, points = section.grid
+    grid = np.geomspace(lowest, highest, points)
+    temperatures: dict[tuple[str, str], Any] = {}
+    for kind, rounds in _rounds(evaluation, drafter.directory.name).items():
+        fit, held = split_prompts(rounds.prompt.tolist(), section.holdout, recipe.seed)
+        if not fit or not held:
+            raise DataError(
+                f"{evaluation.directory}: {len(fit) + len(held)} prompts with {kind} rounds are too few to fit and "
+                "judge; raise evaluation.limit_per_domain, or give more held-out prompts"
+            )
+        found = fit_temperatures(rounds.of(fit), grid, section.bins)
+        temperatures[RULE, kind] = found
+        figures[kind] = _figures(rounds.of(held), found, section.bins) | {"fit_prompts": len(fit), "prompts": len(held)}
+    block_size = json.loads((drafter.directory / "config.json").read_text("utf-8"))["block_size"]
+    write_json(artifact.directory / CALIBRATION_FILE, Calibration(block_size, temperatures).to_json())
+    write_json(artifact.directory / FIGURES, figures)
+    return artifact.finish({kind: _short(each) for kind, each in figures.items()})
+
+
+def _rounds(evaluation: Artifact, method: str) -> dict[str, Rounds]:
+    """The drafter's rounds by class of traffic, prompts whose answers are repetition left out.
+
+    A prompt has the same number at every temperature, so it is on one side of the split in all of them.
+    """
+    report = json.loads(evaluation.check_content(EVALUATION).read_text("utf-8"))
+    found: dict[str, list[Rounds]] = {}
+    for temperature, part in report["temperatures"].items():
+        path: Path = evaluation.check_content(rounds_file(method, float(temperature)))
+        try:
+            rounds = Rounds.load(path).of(part["sound_prompts"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactBroken(
+                f"{path}: unreadable ({error}); `{evaluation.command} --restart` rebuilds it"
+            ) from error
+        if len(rounds.run):
+            found.setdefault(traffic_class(float(temperature)), []).append(rounds)
+    names = ("prompt", "run", "left", "verified", "confidence")
+    return {
+        kind: Rounds(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        for kind, parts in sorted(found.items())
+    }
+
+
+def _figures(held: Rounds, temperatures: Any, bins: int) -> dict[str, Any]:
+    """Before and after, with what a reliability diagram shows."""
+    slots = range(1, held.gamma + 1)
+    return {
+        "temperatures": [float(each) for each in temperatures],
+        "before": judge(held, None, bins) | {"reliability": [reliability(held, None, slot, bins) for slot in slots]},
+        "after": judge(held, temperatures, bins)
+        | {"reliability": [reliability(held, temperatures, slot, bins) for slot in slots]},
+    }
+
+
+def _short(figures: dict[str, Any]) -> dict[str, Any]:
+    """Averages over slots, for the manifest and the terminal."""
+    before, after = figures["before"], figures["after"]
+    return {
+        "temperatures": [round(each, 3) for each in figures["temperatures"]],
+        "ece_before": before["mean_ece"],
+        "ece_after": after["mean_ece"],
+        "ece_floor": after["mean_floor"],
+        "auc": after["mean_auc"],
+        "brier_before": before["mean_brier"],
+        "brier_after": after["mean_brier"],
+        "prompts": figures["prompts"],
+    }
