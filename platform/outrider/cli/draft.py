@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, NotEnoughDisk
 
 if TYPE_CHECKING:
     from outrider.training.artifacts import Manifest
@@ -32,9 +33,16 @@ _INTERRUPTED = 130
 
 
 def run_stage(work: Callable[[], Manifest]) -> Manifest:
-    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on."""
+    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on. Raises NotEnoughDisk."""
     try:
         return work()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise NotEnoughDisk(
+            f"the disk is full ({error.filename or 'while writing'}); what is finished is kept: free some space and "
+            "resume with the same command"
+        ) from error
     except KeyboardInterrupt:
         typer.echo("stopped; what is finished is kept: resume with the same command", err=True)
         raise typer.Exit(_INTERRUPTED) from None

@@ -1,6 +1,6 @@
 """YAML that people edit, read with line numbers and checked against a pydantic model, every problem at once."""
 
-from outrider.documents.loading import check_model, load_model, parse_model, read_text, record_problems
+from outrider.documents.loading import check_model, load_model, parse_model, read_text
 from outrider.documents.problems import Path, Problem, dotted, kind_of, shown, unknown
 from outrider.documents.reader import Document, read_document
 from outrider.documents.validation import schema_problems
@@ -16,7 +16,6 @@ __all__ = [
     "parse_model",
     "read_document",
     "read_text",
-    "record_problems",
     "schema_problems",
     "shown",
     "unknown",

@@ -13,7 +13,7 @@ from outrider.documents.reader import Document, read_document
 from outrider.documents.validation import schema_problems
 from outrider.errors import ConfigurationError
 
-__all__ = ["check_model", "load_model", "parse_model", "read_text", "record_problems"]
+__all__ = ["check_model", "load_model", "parse_model", "read_text"]
 
 M = TypeVar("M", bound=BaseModel)
 Checks = Callable[[Document], Iterable[Problem]]
@@ -78,12 +78,6 @@ def check_model(
     if problems:
         return None, tuple(sorted(problems, key=lambda each: (each.line, each.column)))
     return found, ()
-
-
-def record_problems(error: ValidationError, model: type[BaseModel], file: str, line: int) -> list[Problem]:
-    """A validation error of one JSONL record, placed at its line."""
-    document = Document(file, values={(): (line, 1)})
-    return list(schema_problems(error, document, model))
 
 
 def read_text(path: str | os.PathLike[str], noun: str = "document") -> str | Problem:

@@ -100,8 +100,11 @@ class FeatureCache(Sequence[Featured]):
     def __init__(self, artifact: Artifact) -> None:
         """Check every shard against its checksum. Raises ArtifactMissing, ArtifactBroken."""
         names = sorted(name for name in artifact.require().files if name.endswith(".safetensors"))
-        paths = [artifact.check_content(name) for name in names]
-        self._shards: list[Any] = [safetensors.safe_open(path, framework="pt") for path in paths]
+        self._shards: list[Any] = []
+        with Progress("checking shards") as progress:
+            for done, name in enumerate(names, start=1):
+                self._shards.append(safetensors.safe_open(artifact.check_content(name), framework="pt"))
+                progress.update(done / len(names), shards=f"{done}/{len(names)}")
         self._counts = [0]
         self._starts: list[int] = []
         self.sizes: list[tuple[int, int]] = []
