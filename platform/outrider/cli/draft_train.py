@@ -112,3 +112,22 @@ def export(
     loaded = _load(recipe, changes)
     manifest = run_stage(lambda: export_stage(loaded, variant=name, restart=restart))
     finish(manifest, _folder(loaded, "export", name), as_json)
+
+
+@app.command()
+def report(
+    recipe: RecipePath,
+    name: Name = "",
+    changes: Changes = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help="Add the tables of evaluation-LABEL; repeatable.")
+    ] = None,
+    restart: Restart = False,
+    as_json: Json = False,
+) -> None:
+    """Write tables and plots of an evaluation and its calibration."""
+    from outrider.training.report import report_stage
+
+    loaded = _load(recipe, changes)
+    manifest = run_stage(lambda: report_stage(loaded, variant=name, labels=labels or (), restart=restart))
+    finish(manifest, _folder(loaded, "report", name), as_json)

@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluation": "eval",
     "calibration": "calibrate",
     "export": "export",
+    "report": "report",
 }
 """The `outrider draft` command that makes each artifact."""
 

@@ -190,6 +190,11 @@ def _about(method: _Method) -> dict[str, Any]:
     names = ("num_hidden_layers", "block_size", "markov_head_type", "markov_rank", "enable_confidence_head")
     about = {name: config[name] for name in names if name in config}
     about["bytes"] = sum(file.stat().st_size for file in method.directory.glob("*.safetensors"))
+    with suppress(OSError, ValueError, KeyError):  # a drafter from elsewhere has no manifest of ours
+        manifest = json.loads((method.directory / "manifest.json").read_text("utf-8"))
+        training = manifest["settings"]["training"]
+        about |= {"loss": training["loss"], "steps": training["steps"]}
+        about["trained_parameters"] = manifest["figures"]["trained_parameters"]
     return about
 
 

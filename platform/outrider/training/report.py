@@ -1,0 +1,226 @@
+"""`outrider draft report`: an evaluation as tables to read and plots to look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.errors import MissingExtra
+from outrider.training import plots
+from outrider.training.artifacts import Artifact, Manifest
+from outrider.training.calibrate import FIGURES
+from outrider.training.drafter_eval import EVALUATION
+from outrider.training.recipe import Recipe
+from outrider.training.storage import write_json
+
+__all__ = ["acceptance_table", "describe", "report_stage"]
+
+REPORT = "report.md"
+
+
+def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (), restart: bool = False) -> Manifest:
+    """Make `report/`: report.md, report.json and PNG plots from the evaluation, further ones by label, and calibration.
+
+    Plots need matplotlib; without it they are left out, and that is said. Raises ArtifactMissing without an evaluation.
+    """
+    names = [variant, *("-".join(filter(None, (variant, label))) for label in labels)]
+    evaluations = [Artifact(recipe.output, "evaluation", name) for name in names]
+    calibration = Artifact(recipe.output, "calibration", variant)
+    inputs = {each.directory.name: each.require().hash for each in evaluations}
+    if calibration.manifest() is not None:
+        inputs["calibration"] = calibration.require().hash
+    artifact = Artifact(recipe.output, "report", variant)
+    if not artifact.begin(inputs, {"labels": list(labels)}, restart=restart):
+        return artifact.require()
+    contents = [json.loads(each.check_content(EVALUATION).read_text("utf-8")) for each in evaluations]
+    figures = None
+    if "calibration" in inputs:
+        figures = json.loads(calibration.check_content(FIGURES).read_text("utf-8"))
+    drawn = _draw(artifact, contents[0], figures)
+    titles = ["held-out prompts", *labels]
+    (artifact.directory / REPORT).write_text(_markdown(titles, contents, figures, drawn), encoding="utf-8")
+    tables = {title: _tables(content) for title, content in zip(titles, contents, strict=True)}
+    write_json(artifact.directory / "report.json", {"evaluations": tables, "calibration": figures})
+    return artifact.finish({"plots": len(drawn), "evaluations": len(contents)})
+
+
+def describe(name: str, about: dict[str, Any]) -> str:
+    """A method in a few words: kind, head, layers, γ, and its loss where that is not DSpark's."""
+    if not about:
+        return name
+    words = [kind_of(about)]
+    if about.get("markov_rank") and about.get("markov_head_type", "vanilla") != "vanilla":
+        words[0] += f" ({about['markov_head_type']})"
+    loss = about.get("loss")
+    if loss is not None and loss["tv"] == 0:
+        words[0] += " (CE loss)"
+    return f"{words[0]} {about['num_hidden_layers']}L γ{about['block_size']}"
+
+
+def kind_of(about: dict[str, Any]) -> str:
+    """DSpark has a sequential head, DFlash none; what has no block size is another model altogether."""
+    if "block_size" not in about:
+        return "plain model"
+    return "DSpark" if about.get("markov_rank") else "DFlash"
+
+
+def acceptance_table(content: dict[str, Any], temperature: str) -> list[str]:
+    """Markdown lines: τ per method and domain, the best of each column in bold."""
+    methods, abouts = content["temperatures"][temperature]["methods"], content["methods"]
+    domains = sorted({domain for each in methods.values() for domain in each["domains"]})
+    best = {d: max(each["domains"][d]["tau"] for each in methods.values() if d in each["domains"]) for d in domains}
+    best_macro = max(each["macro_tau"] for each in methods.values() if each["macro_tau"] is not None)
+    lines = [
+        "| method | " + " | ".join(domains) + " | macro (95 %) | accepted ÷ verified |",
+        "|---" * (len(domains) + 3) + "|",
+    ]
+    for name, each in methods.items():
+        cells = [_bold(f"{each['domains'][d]['tau']:.2f}", each["domains"][d]["tau"] == best[d]) for d in domains]
+        low, high = each["macro_tau_interval"]
+        macro = _bold(f"{each['macro_tau']:.2f}", each["macro_tau"] == best_macro)
+        share = each["all"]["accepted_per_verified"]
+        shown = "–" if share is None else f"{100 * share:.0f} %"
+        title = describe(name, abouts.get(name, {}))
+        label = title if title == name else f"{title} (`{name}`)"
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {macro} ({low:.2f}–{high:.2f}) | {shown} |")
+    return lines
+
+
+def _bold(text: str, wanted: bool) -> str:
+    return f"**{text}**" if wanted else text
+
+
+def _tables(content: dict[str, Any]) -> dict[str, Any]:
+    """τ with intervals, ratios of the first method to the others, and slots, for machines."""
+    found: dict[str, Any] = {}
+    for temperature, part in content["temperatures"].items():
+        methods = part["methods"]
+        first = next(iter(methods.values()))
+        found[temperature] = {
+            name: {
+                "method": describe(name, content["methods"].get(name, {})),
+                "tau": {d: each["domains"][d]["tau"] for d in each["domains"]},
+                "tau_interval": {d: each["domains"][d]["tau_interval"] for d in each["domains"]},
+                "macro_tau": each["macro_tau"],
+                "macro_tau_interval": each["macro_tau_interval"],
+                "first_over_this": first["macro_tau"] / each["macro_tau"],
+                "accepted_per_verified": each["all"]["accepted_per_verified"],
+                "conditional": each["all"]["conditional"],
+                "survival": each["all"]["survival"],
+            }
+            for name, each in methods.items()
+        }
+    return found
+
+
+def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The plots that the evaluation has enough for: (file, what it shows)."""
+    drawn: list[tuple[str, str]] = []
+    titles = {name: describe(name, about) for name, about in content["methods"].items()}
+    try:
+        plots.conditional_plot(content, titles, artifact.directory / "conditional.png")
+        drawn.append(("conditional.png", "Conditional acceptance along the block: slot k, given all slots before it"))
+        if plots.block_size_plot(_families(content, "block_size"), artifact.directory / "block-size.png"):
+            drawn.append(("block-size.png", "Acceptance length against block size"))
+        if plots.depth_plot(_families(content, "num_hidden_layers"), artifact.directory / "depth.png"):
+            drawn.append(("depth.png", "Acceptance length against the drafter's depth"))
+        if figures:
+            plots.reliability_plot(figures, artifact.directory / "reliability.png")
+            drawn.append(("reliability.png", "Reliability of prefix survival before and after temperature scaling"))
+    except MissingExtra as error:
+        print(f"no plots: {error.message}", file=sys.stderr)
+    return drawn
+
+
+def _families(content: dict[str, Any], axis: str) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
+    """temperature → family → [(axis value, macro τ, low, high)], of methods alike in everything but `axis`."""
+    other = "num_hidden_layers" if axis == "block_size" else "block_size"
+    found: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for temperature, part in content["temperatures"].items():
+        families: dict[tuple[Any, ...], list[tuple[float, float, float, float]]] = {}
+        for name, each in part["methods"].items():
+            about = content["methods"].get(name, {})
+            if axis not in about or each["macro_tau"] is None:
+                continue
+            loss = about.get("loss") or {}
+            key = (kind_of(about), about.get("markov_head_type") if about.get("markov_rank") else "", about[other],
+                   loss.get("tv", 1) == 0, about.get("steps"))  # fmt: skip
+            families.setdefault(key, []).append((about[axis], each["macro_tau"], *each["macro_tau_interval"]))
+        shown = {}
+        for (kind, head, fixed, ce_only, steps), points in families.items():
+            unit = "layers" if other == "num_hidden_layers" else "γ ="
+            place = f"{fixed} {unit}" if other == "num_hidden_layers" else f"{unit} {fixed}"
+            words = [kind, f"({head})" if head not in ("", "vanilla") else "", "CE loss" if ce_only else "", place]
+            label = " ".join(filter(None, words)) + (f", {steps:,} steps" if steps else "")
+            shown[label] = sorted(points)
+        found[temperature] = shown
+    return found
+
+
+def _markdown(
+    titles: Sequence[str],
+    contents: Sequence[dict[str, Any]],
+    figures: dict[str, Any] | None,
+    drawn: Sequence[tuple[str, str]],
+) -> str:
+    lines = [f"# Drafters of {contents[0]['target']}", ""]
+    lines += ["τ is tokens per round after the first token, the bonus token included, with whole blocks verified under"]
+    lines += ["the coupled rule. Intervals are 95 % bootstrap intervals over prompts.", ""]
+    for title, content in zip(titles, contents, strict=True):
+        for temperature, part in content["temperatures"].items():
+            prompts = ", ".join(f"{domain} {count}" for domain, count in content["prompts"].items())
+            lines += [f"## τ at temperature {temperature}, {title}", ""]
+            lines += acceptance_table(content, temperature)
+            out = sum(part["degenerate"].values())
+            lines += ["", f"Prompts: {prompts}; {out} left out because the answer repeats itself (zlib ratio above "
+                      f"{content['degenerate_ratio']:g}).", ""]  # fmt: skip
+            lines += _slot_table(content, part)
+    if figures:
+        lines += [
+            "## Calibration of prefix survival",
+            "",
+            "Judged on prompts that the temperatures were not fitted on.",
+        ]
+        lines += ["", *_calibration_table(figures), ""]
+    for file, caption in drawn:
+        lines += [f"## {caption}", "", f"![{caption}]({file})", ""]
+    return "\n".join(lines)
+
+
+def _slot_table(content: dict[str, Any], part: dict[str, Any]) -> list[str]:
+    """Conditional acceptance per slot, in percent."""
+    widest = max(each["block_size"] for each in part["methods"].values())
+    lines = ["Conditional acceptance per slot (%):", ""]
+    lines += ["| method | " + " | ".join(map(str, range(1, widest + 1))) + " |", "|---" * (widest + 1) + "|"]
+    for name, each in part["methods"].items():
+        if "all" not in each:
+            continue
+        shares = each["all"]["conditional"] + [None] * (widest - each["block_size"])
+        cells = ["–" if share is None else f"{100 * share:.0f}" for share in shares]
+        lines.append(f"| {describe(name, content['methods'].get(name, {}))} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _calibration_table(figures: dict[str, Any]) -> list[str]:
+    lines = ["| class | figure | " + " | ".join(f"slot {k}" for k in range(1, _slots(figures) + 1)) + " | mean |"]
+    lines.append("|---" * (_slots(figures) + 3) + "|")
+    for kind, each in figures.items():
+        rows = [("T", [*each["temperatures"], None], "{:.2f}")]
+        for when in ("before", "after"):
+            rows.append((f"ECE {when} (%)", _percent([*each[when]["ece"], each[when]["mean_ece"]]), "{:.1f}"))
+        rows.append(("ECE by chance (%)", _percent([*each["after"]["floor"], each["after"]["mean_floor"]]), "{:.1f}"))
+        rows.append(("AUC", [*each["after"]["auc"], each["after"]["mean_auc"]], "{:.3f}"))
+        for label, values, form in rows:
+            cells = ["" if value is None else form.format(value) for value in values]
+            lines.append(f"| {kind} | {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _slots(figures: dict[str, Any]) -> int:
+    return max(len(each["temperatures"]) for each in figures.values())
+
+
+def _percent(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else 100 * value for value in values]
