@@ -1,7 +1,8 @@
-"""`outrider models build`: text → tokenizer → targets → regenerated answers → drafters → figures → model card.
+"""`outrider models build`: text → tokenizer → targets → drafters through the workshop → evals → model card.
 
-Each stage leaves a stamp with a fingerprint of everything it depends on and the figures it produced; a stage whose
-stamp still fits is skipped, an interrupted one goes on from its own checkpoint.
+Data and targets leave a stamp with a fingerprint of everything they depend on and the figures they produced; a stage
+whose stamp still fits is skipped, an interrupted one goes on from its own checkpoint. Drafters are made by the stages
+of `outrider draft` from a recipe that the build writes, and can be made again with those commands.
 """
 
 from __future__ import annotations
@@ -17,43 +18,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from outrider.drafter.model import DSparkModel
-from outrider.training import evaluate
+from outrider.errors import ArtifactMismatch
+from outrider.training.artifacts import Manifest
+from outrider.training.cache import cache
+from outrider.training.calibrate import calibrate_stage
 from outrider.training.card import model_card
-from outrider.training.data import Corpus, Document, build_corpus, held_out_prompts
-from outrider.training.features import extract
+from outrider.training.data import Corpus, build_corpus, held_out_prompts
+from outrider.training.data.prompts import calibration_records, prompt_records
+from outrider.training.drafter_eval import eval_stage
+from outrider.training.export import export_stage
+from outrider.training.loss import domain_loss
+from outrider.training.prepare import prepare
 from outrider.training.pretrain import load_target, new_target, pretrain
-from outrider.training.sampled_answers import Sample, regenerate
+from outrider.training.recipe import load_recipe
+from outrider.training.regenerate import regenerate
 from outrider.training.shapes import FLASH, PRO, TargetShape, scaled
 from outrider.training.storage import fingerprint, load_checkpoint, replace_directory, save_checkpoint, write_json
-from outrider.training.tokenizer import (
-    END_OF_TEXT,
-    TURN_END,
-    encode_document,
-    load_tokenizer,
-    render_prompt,
-    train_tokenizer,
-)
-from outrider.training.train_drafter import new_drafter, train_drafter
+from outrider.training.tokenizer import END_OF_TEXT, TURN_END, encode_document, load_tokenizer, train_tokenizer
+from outrider.training.train_stage import train_stage
 
 __all__ = ["PARTS", "Builder"]
 
 PARTS = ("flash", "pro", "flash-drafter", "pro-drafter")
 SEED = 20260101
 PROMPTS_PER_DOMAIN = 80
-EXACT_PROMPTS = 200
 LOSS_DOCUMENTS = 150
+CALIBRATION_PROMPTS = 400
+CALIBRATION = "calibration"
+"""The label of the evaluation that calibration learns from: held-out prompts that measure nothing else."""
+
+Examine = Callable[[str, Path, Path, Path], dict[str, Any]]
+"""Answers the demo suites: (name, target, drafter, result file) → share of right answers with intervals, per domain."""
 
 
 @dataclass
 class Builder:
-    """One build: `out` receives the finished models, `work` holds stamps and checkpoints, `scale` shrinks it all."""
+    """One build: `out` receives the finished models, `work` holds all else, `scale` shrinks it all.
+
+    `examine` measures what the finished models' answers are worth; without it the card says nothing of it.
+    """
 
     out: Path
     work: Path
     scale: float = 1.0
     log: Callable[[str], None] = print
+    examine: Examine | None = None
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, only: str | None = None) -> dict[str, dict[str, Any]]:
@@ -62,18 +73,12 @@ class Builder:
         wanted = PARTS if only is None else (only,)
         self._stage("data", self._settings(), self._prepare)
         for shape in self.shapes:
-            targets = {shape.name, f"{shape.name}-drafter"}
-            if not targets.intersection(wanted):
+            if not {shape.name, f"{shape.name}-drafter"}.intersection(wanted):
                 continue
-            name, effort = shape.name, shape.effort
-            self._stage(name, self._upstream("data", shape.target_settings()), partial(self._pretrain, shape))
-            if f"{name}-drafter" not in wanted:
-                continue
-            answered = self._upstream(name, effort.regenerated, effort.answer_tokens)
-            self._stage(f"{name}-answers", answered, partial(self._regenerate, shape))
-            drafted = self._upstream(f"{name}-answers", shape.drafter_settings())
-            self._stage(f"{name}-drafter", drafted, partial(self._draft, shape))
-            self._stage(f"{name}-figures", self._upstream(f"{name}-drafter"), partial(self._measure, shape))
+            self._stage(shape.name, self._upstream("data", shape.target_settings()), partial(self._pretrain, shape))
+            if f"{shape.name}-drafter" in wanted:
+                self._draft(shape)
+                self._stage(f"{shape.name}-worth", self._worth_inputs(shape), partial(self._measure, shape))
         self._publish()
         return self.figures
 
@@ -127,49 +132,66 @@ class Builder:
         )
         return figures | {"parameters": sum(p.numel() for p in model.parameters())}
 
-    def _regenerate(self, shape: TargetShape) -> dict[str, Any]:
-        samples = self._answers(shape)
-        return {"answers": len(samples), "response_tokens": sum(len(s.response) for s in samples)}
+    def _draft(self, shape: TargetShape) -> None:
+        """Write the recipe and run every stage of `outrider draft` over it."""
+        recipe = load_recipe(self._write_recipe(shape))
+        many = {"limit_per_domain": CALIBRATION_PROMPTS, "baselines": ()}
+        calibrating = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=many)})
+        prompts = [self.work / "calibration.jsonl"]
+        stages: dict[str, Callable[..., Manifest]] = {
+            "prompts": partial(prepare, recipe),
+            "answers": partial(regenerate, recipe),
+            "features": partial(cache, recipe),
+            "drafter": partial(train_stage, recipe),
+            "evaluation": partial(eval_stage, recipe),
+            "calibration rounds": partial(eval_stage, calibrating, prompts=prompts, label=CALIBRATION),
+            "calibration": partial(calibrate_stage, recipe, label=CALIBRATION),
+            "export": partial(export_stage, recipe),
+        }
+        made = {kind: self._workshop(f"{shape.name} {kind}", stage).figures for kind, stage in stages.items()}
+        self.figures[f"{shape.name}-drafter"] = made
 
-    def _draft(self, shape: TargetShape) -> dict[str, Any]:
-        target = load_target(self._export(shape.name))
-        drafter = new_drafter(target, shape, self.tokenizer.mask_token_id)
-        triples = [(s.domain, s.prompt, s.response) for s in self._answers(shape)]
-        featured = extract(target, triples, shape.drafter.target_layer_ids)
-        figures: dict[str, Any] = train_drafter(
-            drafter, featured, shape, self.work / f"{shape.name}-drafter.ckpt", self._export(f"{shape.name}-drafter")
-        )
-        return figures | {"parameters": sum(p.numel() for p in drafter.parameters())}
+    def _workshop(self, label: str, stage: Callable[..., Manifest]) -> Manifest:
+        self.log(f"{label}: …")
+        try:
+            return stage()
+        except ArtifactMismatch as stale:
+            self.log(f"{label}: inputs changed, starting over ({stale.message.splitlines()[0]})")
+            return stage(restart=True)
+
+    def _write_recipe(self, shape: TargetShape) -> Path:
+        """The recipe, beside the prompts of both drafters."""
+        held_out = self._count(PROMPTS_PER_DOMAIN)
+        trained = prompt_records(self.corpus, shape.effort.regenerated, held_out)
+        calibrating = calibration_records(self.corpus, self._count(CALIBRATION_PROMPTS), held_out)
+        _write_lines(self.work / "prompts.jsonl", trained)
+        _write_lines(self.work / "calibration.jsonl", calibrating)
+        recipe = shape.recipe(f"export/{shape.name}", "prompts.jsonl", f"drafters/{shape.name}")
+        path = self.work / f"{shape.name}.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        return path
 
     def _measure(self, shape: TargetShape) -> dict[str, Any]:
-        """Everything from the exported files, so that the figures are those of the bf16 weights that ship."""
-        target, tokenizer = load_target(self._export(shape.name)), self.tokenizer
-        drafter = DSparkModel.load(self._export(f"{shape.name}-drafter"))
-        prompts = self._tokenized(held_out_prompts(self.corpus, self._count(PROMPTS_PER_DOMAIN)))
-        longest = shape.effort.answer_tokens
-        figures: dict[str, Any] = {"held_out_loss": evaluate.domain_loss(target, self._loss_documents())}
-        for temperature in (0.0, 1.0):
-            answers = evaluate.generate_answers(target, prompts, temperature, self.eos_token_ids, longest)
-            measured = evaluate.acceptance(target, drafter, prompts, answers, temperature)
-            figures[f"acceptance_t{temperature:.0f}"] = {
-                "tau": measured.tau, "macro": measured.macro, "slot_rates": measured.slot_rates
-            }  # fmt: skip
-        for domain in ("maths", "tasks"):
-            exact = [d for d in self.corpus.heldout if d.domain == domain and d.answer is not None]
-            chosen = self._tokenized(exact[: self._count(EXACT_PROMPTS)])
-            answers = evaluate.generate_answers(target, chosen, 0.0, self.eos_token_ids, longest)
-            figures[f"exact_{domain}"] = {
-                "share": evaluate.exact_match(tokenizer, chosen, answers), "prompts": len(chosen)
-            }  # fmt: skip
-        return figures
+        """Loss and worth, from the exported files, so that the figures are those of the bf16 weights that ship."""
+        target, drafter = self._export(shape.name), self._drafter(shape.name)
+        loss = domain_loss(load_target(target), self._loss_documents())
+        result = self.work / "evals" / f"{shape.name}.json"
+        worth = self.examine(shape.name, target, drafter, result) if self.examine else {}
+        return {"held_out_loss": loss, "evals": worth}
+
+    def _worth_inputs(self, shape: TargetShape) -> str:
+        return fingerprint([self.figures[f"{shape.name}-drafter"]["export"], self.examine is None])
 
     def _publish(self) -> None:
         """Copy what is finished into `out`, with held-out prompts and the card once everything is."""
-        for name in PARTS:
-            if name in self.figures and self._export(name).is_dir():
-                source = self._export(name)
-                replace_directory(self.out / name, partial(_copy_files, source))
-        if not all(f"{shape.name}-figures" in self.figures for shape in self.shapes):
+        for shape in self.shapes:
+            drafter = f"{shape.name}-drafter"
+            for name, source in ((shape.name, self._export(shape.name)), (drafter, self._drafter(shape.name))):
+                if name in self.figures:
+                    replace_directory(self.out / name, partial(_copy_files, source))
+            if drafter in self.figures:
+                shutil.copyfile(self.work / f"{shape.name}.yaml", self.out / drafter / "recipe.yaml")
+        if not all(f"{shape.name}-worth" in self.figures for shape in self.shapes):
             self.log("not every part is built yet: no model card written")
             return
         lines = []
@@ -212,23 +234,11 @@ class Builder:
     def _export(self, name: str) -> Path:
         return self.work / "export" / name
 
+    def _drafter(self, name: str) -> Path:
+        return self.work / "drafters" / name / "export"
+
     def _count(self, full: int) -> int:
         return max(4, round(full * min(1.0, 4 * self.scale)))
-
-    def _answers(self, shape: TargetShape) -> list[Sample]:
-        target = load_target(self._export(shape.name))
-        return regenerate(
-            target, self.tokenizer, self.corpus.train, shape.effort.regenerated, shape.effort.answer_tokens,
-            self.eos_token_ids, self.work / f"{shape.name}-answers.ckpt",
-        )  # fmt: skip
-
-    def _tokenized(self, documents: Iterable[Document]) -> list[evaluate.HeldOutPrompt]:
-        return [
-            evaluate.HeldOutPrompt(
-                d.domain, self.tokenizer.encode(render_prompt(d.prompt), add_special_tokens=False), d.answer
-            )
-            for d in documents
-        ]
 
     def _loss_documents(self) -> list[tuple[str, list[int]]]:
         documents = list(self.corpus.heldout)
@@ -248,6 +258,10 @@ def _flatten(documents: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 def _unflatten(packed: dict[str, torch.Tensor]) -> list[list[int]]:
     return [tokens.tolist() for tokens in torch.split(packed["flat"].long(), packed["lengths"].tolist())]
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records), encoding="utf-8")
 
 
 def _copy_files(source: Path, target: Path) -> None:

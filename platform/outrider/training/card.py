@@ -10,41 +10,16 @@ from outrider.training.shapes import TargetShape
 
 __all__ = ["model_card"]
 
-DOMAINS = ("code", "maths", "prose")
+DRAFTED = ("code", "maths", "prose")
+EVALUATED = (*DRAFTED, "tasks")
 
 
 def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown; every number comes from `figures`, the stamps of the build's stages."""
+    """Markdown; every number comes from `figures`, what the build's stages measured."""
     data = figures["data"]
     parts = [
         _INTRODUCTION,
-        _table(
-            ["", *(shape.name for shape in shapes)],
-            [
-                ["parameters"] + [_millions(figures[s.name]["parameters"]) for s in shapes],
-                ["layers × hidden"] + [f"{s.layers} × {s.hidden_size}" for s in shapes],
-                ["context (trained at most 512)"] + [str(s.max_positions) for s in shapes],
-                ["training tokens"] + [_millions(figures[s.name]["tokens"]) for s in shapes],
-                [
-                    "of these on the final part (share of the budget)",
-                    *(f"{100 * s.effort.final_share:.0f} %" for s in shapes),
-                ],
-                ["training time, min (about one CPU core, shared with other work)"]
-                + [f"{figures[s.name]['train_s'] / 60:.0f}" for s in shapes],
-                ["drafter parameters (with frozen copies of embeddings and output)"]
-                + [_millions(figures[f"{s.name}-drafter"]["parameters"]) for s in shapes],
-                ["drafter: layers, γ, tapped layers, Markov rank"]
-                + [
-                    f"{d.layers}, {d.block_size}, {list(d.target_layer_ids)}, {d.markov_rank}"
-                    for d in (s.drafter for s in shapes)
-                ],
-                ["drafter steps, min"]
-                + [
-                    f"{figures[f'{s.name}-drafter']['steps']}, {figures[f'{s.name}-drafter']['train_s'] / 60:.0f}"
-                    for s in shapes
-                ],
-            ],
-        ),
+        _table(["", *(shape.name for shape in shapes)], _sizes(shapes, figures)),
         "## Data\n",
         *(textwrap.fill(paragraph, 116, break_on_hyphens=False) + "\n" for paragraph in _data(data)),
         _table(
@@ -54,10 +29,30 @@ def model_card(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str,
         _RECIPE,
         "## Measured\n",
         "All of it on held-out text with the bf16 weights as shipped, computed in fp32.\n",
-        _measured(shapes, figures),
+        _table(["", *(shape.name for shape in shapes)], _measured(shapes, figures)),
+        _MEASURES,
         _LIMITS,
     ]
     return "\n".join(parts)
+
+
+def _sizes(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    targets = [figures[s.name] for s in shapes]
+    made = [figures[f"{s.name}-drafter"] for s in shapes]
+    plans = [s.drafter for s in shapes]
+    return [
+        ["parameters", *(_millions(t["parameters"]) for t in targets)],
+        ["layers × hidden", *(f"{s.layers} × {s.hidden_size}" for s in shapes)],
+        ["context (trained at most 512)", *(str(s.max_positions) for s in shapes)],
+        ["training tokens, in the same order", *(_millions(t["tokens"]) for t in targets)],
+        ["training time, min (two shared CPU cores)", *(f"{t['train_s'] / 60:.0f}" for t in targets)],
+        ["drafter parameters (frozen embeddings and output)", *(_millions(m["drafter"]["parameters"]) for m in made)],
+        ["drafter: layers, γ, tapped layers, Markov rank",
+         *(f"{d.layers}, {d.block_size}, {list(d.target_layer_ids)}, {d.markov_rank}" for d in plans)],
+        ["answers the drafter learnt from", *(f"{m['answers']['train']['answers']:,}" for m in made)],
+        ["drafter steps, min",
+         *(f"{m['drafter']['steps']}, {m['drafter']['train_s'] / 60:.0f}" for m in made)],
+    ]  # fmt: skip
 
 
 def _data(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -70,26 +65,29 @@ def _data(data: Mapping[str, Any]) -> tuple[str, str]:
         "are all trained on. A plain sum that is held out may occur in training in other words. Nothing was written by "
         "another language model.",
         f"A final part of {_millions(data['final_tokens'])} tokens, conversations with twice the share of sums and "
-        "fresh exact tasks, replaces the rest for the last stretch of training where the table says so.",
+        "fresh exact tasks, replaces the rest for the last fifth of training. Both targets see the same tokens in the "
+        "same order.",
     )
 
 
-def _measured(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    rows: list[list[str]] = []
-    found = [figures[f"{s.name}-figures"] for s in shapes]
-    for domain in (*DOMAINS, "tasks"):
-        rows.append([f"loss, {domain} (nats per token)"] + [_figure(f["held_out_loss"], domain) for f in found])
-    for domain, label in (("maths", "sums"), ("tasks", "small instructions")):
-        exact = [f[f"exact_{domain}"] for f in found]
-        rows.append([f"exact answers, {label}, T=0"] + [f"{100 * e['share']:.0f} % of {e['prompts']}" for e in exact])
-    for temperature in (0, 1):
-        measured = [f[f"acceptance_t{temperature}"] for f in found]
-        for domain in DOMAINS:
-            rows.append([f"τ, {domain}, T={temperature}"] + [_figure(m["tau"], domain) for m in measured])
-        rows.append([f"**τ, macro, T={temperature}**"] + [f"**{m['macro']:.2f}**" for m in measured])
-        rates = [", ".join(f"{100 * r:.0f}" for r in m["slot_rates"]) for m in measured]
-        rows.append([f"conditional acceptance by slot, %, T={temperature}", *rates])
-    return _table(["", *(shape.name for shape in shapes)], rows)
+def _measured(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    worth = [figures[f"{s.name}-worth"] for s in shapes]
+    made = [figures[f"{s.name}-drafter"] for s in shapes]
+    rows = [[f"loss, {d} (nats per token)", *(_figure(w["held_out_loss"], d) for w in worth)] for d in EVALUATED]
+    rows += [[f"right answers, {d}", *(_share(w["evals"].get(d)) for w in worth)] for d in EVALUATED]
+    for temperature in ("0", "1"):
+        found = [m["evaluation"][f"tau at T={temperature}"]["drafter"] for m in made]
+        rows += [[f"τ, {d}, T={temperature}", *(_figure(tau, d) for tau in found)] for d in DRAFTED]
+        rows.append([f"**τ, macro, T={temperature}**", *(f"**{_figure(tau, 'macro')}**" for tau in found)])
+    return rows
+
+
+def _share(summary: Mapping[str, Any] | None) -> str:
+    """Accuracy in percent with its interval, or a dash where nothing was asked."""
+    if summary is None:
+        return "–"
+    share, low, high = (100 * summary[name] for name in ("accuracy", "low", "high"))
+    return f"{share:.1f} % ({low:.1f}–{high:.1f}) of {summary['items']}"
 
 
 def _figure(values: Mapping[str, float], domain: str) -> str:
@@ -113,28 +111,34 @@ speculation can be watched and tested, on any machine without a download. They a
 not assistants**: they write Python and short texts of the kinds they were trained on, set sums out properly but get
 many of them wrong (see below), and know nothing else. `outrider models build` makes all of it again from nothing.
 
-Targets are stock `Qwen3ForCausalLM` with tied embeddings, a byte-level BPE of 2,048 entries behind GPT-2's
-pre-tokenizer, and a ChatML template. `<|mask|>` is reserved for the drafters. Drafters are in DeepSpec's checkpoint
-format (`Qwen3DSparkModel`, `vanilla` Markov head, confidence head). Weights are bf16 on disk.
+Targets are stock `Qwen3ForCausalLM` with tied embeddings, a byte-level BPE of 2,048 entries in which
+every digit is a token of its own, and a ChatML template. `<|mask|>` is reserved for the drafters. Drafters are in
+DeepSpec's checkpoint format (`Qwen3DSparkModel`, `vanilla` Markov head, confidence head). Weights are bf16 on disk.
 """
 
 _RECIPE = """## Recipe
 
 *Targets.* Documents are packed into windows of 512 tokens that each begin with the beginning of a document; loss on
 every token; batch 8 windows; Muon for matrices (6e-3) and AdamW for the rest (4e-3), 3 % warm-up, then linear decay
-to zero over a wall-clock budget; bf16 autocast over fp32 weights. What is reached therefore depends on the machine.
+to zero over the token budget; bf16 autocast over fp32 weights.
 
-*Drafters.* The target answers training prompts itself (60 % at temperature 1, 20 % at 0.7, 20 % greedy). Blocks of
-γ=7 are trained from up to 32 random anchors per answer, teacher-forced, with 0.1·cross-entropy + 0.9·L1 distance of
-the two distributions + confidence cross-entropy, weighted exp(−(k−1)/4) over slots. Embeddings and output matrix
-are frozen copies of the target's. The confidence label is the **match probability of coupled verification** (two
-exponential races with shared noise), not 1−TV, because coupled is how answers are verified; it is computed over the
-32 likeliest tokens with the rest as one runner. The confidence head sees detached inputs.
+*Drafters.* Made by `outrider draft prepare … export` from the `recipe.yaml` that lies beside each drafter's weights
+(`outrider models build` writes it and runs the stages). The target answers training prompts itself (60 % at
+temperature 1, 20 % at 0.7, 20 % greedy). Blocks of γ=7 are trained from up to 32 random anchors per answer,
+teacher-forced, with 0.1·cross-entropy + 0.9·L1 distance of the two distributions + confidence cross-entropy, weighted
+exp(−(k−1)/4) over slots. Embeddings and output matrix are frozen copies of the target's; the layers start from the
+target's last ones. The confidence label is the **match probability of coupled verification** (two exponential races
+with shared noise), not 1−TV, because coupled is how answers are verified. `calibration.json` beside the weights holds
+the temperatures of sequential temperature scaling, fitted on held-out prompts that measure nothing else.
+"""
 
-*Acceptance length.* τ counts emitted tokens per round with the bonus token, pooled over a domain's prompts, at full
-depth 7, from the first response token (which prefill yields) on. T=1 is coupled verification with seeded noise.
-Half of the code and prose prompts are library functions and docstrings, half generated; half of the sums are word
-problems.
+_MEASURES = """*Right answers* are those of the suites that ship with `outrider eval` (greedy; maths: the last
+number; tasks: the exact text; prose: a pattern over a short answer about documentation shown in the question; code:
+the function runs and returns the right values), with 95 % bootstrap intervals over items.
+
+*τ* counts emitted tokens per round with the bonus token, pooled over a domain's prompts (80 each), at full depth 7,
+from the first response token (which prefill yields) on; T=1 is coupled verification with seeded noise. Answers that
+repeat themselves (by compression ratio) are left out.
 """
 
 _LIMITS = """## Limits

@@ -1,7 +1,7 @@
 """Pretraining of a demo target: packed windows, Muon for matrices and AdamW for the rest, bf16 autocast.
 
-The schedule is a function of the share of the token budget already seen, so that targets of different sizes see the same
-data under the same schedule on any machine. A checkpoint every two minutes makes `kill -9` cost at most that.
+The schedule is a function of the share of the token budget already seen, so that targets of different sizes see the
+same data under the same schedule on any machine. A checkpoint every two minutes makes `kill -9` cost at most that.
 """
 
 from __future__ import annotations

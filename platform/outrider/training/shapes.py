@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from outrider.training.tokenizer import MASK
+
 __all__ = ["FLASH", "PRO", "DrafterShape", "Effort", "TargetShape", "scaled"]
 
 
@@ -30,7 +32,7 @@ class Effort:
     """
 
     pretrain_tokens: int
-    drafter_s: float
+    drafter_steps: int
     regenerated: int
     final_share: float = 0.2
     answer_tokens: int = 200
@@ -62,9 +64,24 @@ class TargetShape:
         del settings["drafter"]
         return settings | {k: effort[k] for k in ("pretrain_tokens", "final_share", "batch_windows", "window_tokens")}
 
-    def drafter_settings(self) -> dict[str, Any]:
-        """What the trained drafter depends on beside the answers."""
-        return asdict(self.drafter) | {"drafter_s": self.effort.drafter_s}
+    def recipe(self, target: str, prompts: str, output: str) -> dict[str, Any]:
+        """The drafter's recipe (see `outrider.training.recipe`) for the target in directory `target`."""
+        plan, effort = self.drafter, self.effort
+        return {
+            "target": target,
+            "output": output,
+            "prompts": {"files": [prompts], "max_prompt_tokens": 400},
+            "answers": {"max_new_tokens": effort.answer_tokens},
+            "drafter": {
+                "layers": plan.layers,
+                "block_size": plan.block_size,
+                "target_layer_ids": list(plan.target_layer_ids),
+                "markov_rank": plan.markov_rank,
+                "mask_token": MASK,
+            },
+            "training": {"steps": effort.drafter_steps},
+            "evaluation": {"max_new_tokens": effort.answer_tokens},
+        }
 
 
 FLASH = TargetShape(
@@ -78,7 +95,7 @@ FLASH = TargetShape(
     head_dim=32,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 1, 2), markov_rank=64),
-    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_s=30 * 60, regenerated=4000),
+    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_steps=2000, regenerated=4000),
 )
 PRO = TargetShape(
     name="pro",
@@ -91,7 +108,7 @@ PRO = TargetShape(
     head_dim=64,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
-    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_s=18 * 60, regenerated=3000),
+    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_steps=1500, regenerated=4000),
 )
 
 
@@ -102,7 +119,7 @@ def scaled(shape: TargetShape, scale: float) -> TargetShape:
     effort = replace(
         shape.effort,
         pretrain_tokens=round(shape.effort.pretrain_tokens * scale),
-        drafter_s=shape.effort.drafter_s * scale,
+        drafter_steps=max(4, round(shape.effort.drafter_steps * scale)),
         regenerated=max(24, round(shape.effort.regenerated * scale)),
     )
     if scale >= 0.1:

@@ -9,7 +9,7 @@ from typing import Any
 from outrider.training.data.corpus import Corpus, held_out_prompts
 from outrider.training.data.document import Document
 
-__all__ = ["prompt_records"]
+__all__ = ["calibration_records", "prompt_records"]
 
 SHARES = {"code": 0.35, "prose": 0.35, "maths": 0.20, "tasks": 0.10}
 LIBRARY_KINDS = frozenset(("library", "completion", "docstring", "topic", "reading"))
@@ -28,10 +28,24 @@ def prompt_records(corpus: Corpus, count: int, held_out_per_domain: int, seed: i
         picked.extend(rng.sample(candidates, min(len(candidates), max(4, round(count * share)))))
     rng.shuffle(picked)
     for number, document in enumerate([*picked, *held_out_prompts(corpus, held_out_per_domain)]):
-        yield {
-            "id": f"{document.domain}-{number}",
-            "messages": list(document.prompt),
-            "source": document.source,
-            "domain": document.domain,
-            "license": "PSF-2.0" if document.kind in LIBRARY_KINDS else "Apache-2.0",
-        }
+        yield _record(f"{document.domain}-{number}", document)
+
+
+def calibration_records(corpus: Corpus, per_domain: int, skipped_per_domain: int) -> Iterator[dict[str, Any]]:
+    """Up to `per_domain` held-out questions of each domain beyond the first `skipped_per_domain`, which measure τ."""
+    for domain in SHARES:
+        used = {d.prompt[-1]["content"] for d in held_out_prompts(corpus, skipped_per_domain) if d.domain == domain}
+        distinct = {d.prompt[-1]["content"]: d for d in corpus.heldout if d.messages and d.domain == domain}
+        fresh = [document for question, document in distinct.items() if question not in used]
+        for number, document in enumerate(fresh[:per_domain]):
+            yield _record(f"calibration-{domain}-{number}", document)
+
+
+def _record(record_id: str, document: Document) -> dict[str, Any]:
+    return {
+        "id": record_id,
+        "messages": list(document.prompt),
+        "source": document.source,
+        "domain": document.domain,
+        "license": "PSF-2.0" if document.kind in LIBRARY_KINDS else "Apache-2.0",
+    }

@@ -93,7 +93,7 @@ def reading_documents(count: int, rng: random.Random, stride: int = 1) -> list[D
     documents: list[Document] = []
     for file in source_files(stride):
         for passage in _passages(file.tree):
-            asked = [question for ask in ASKERS if (question := ask(passage, rng)) is not None]
+            asked = [found for ask in ASKERS if (found := ask(passage, rng)) is not None]
             shown = f"def {passage.name}({_signature(passage)}):\n    {passage.doc}"
             for question, answer in asked:
                 body = f"{rng.choice(ASK_FIRST)}\n\n{shown}\n\n{question}"
