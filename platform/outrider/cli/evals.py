@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,7 @@ from outrider.evals import (
 from outrider.evals.model import Model
 from outrider.policy import load_policy, parse_policy
 
-__all__ = ["app"]
+__all__ = ["app", "run_suites"]
 
 app = typer.Typer(help="Measure what answers are worth, and compare two runs.", no_args_is_help=True)
 
@@ -174,7 +175,7 @@ def run(
         opened = Endpoint(url or "", name, key, timeout_s=timeout_s, retries=retries, tags=tags)
     options = {"limit": limit, "concurrency": concurrency, "prices": prices, "give_up_after": give_up_after}
     try:
-        result = asyncio.run(_run(opened, loaded, log_file, options))
+        result = asyncio.run(run_suites(opened, loaded, log_file, options))
     except KeyboardInterrupt:
         typer.echo(f"outrider: stopped; {log_file} keeps what is done, and the same command goes on", err=True)
         raise typer.Exit(130) from None
@@ -188,9 +189,10 @@ def run(
     console.print(f"result: {place}", style="dim")
 
 
-async def _run(
-    opened: AbstractAsyncContextManager[Model], suites: list[Suite], log_file: Path, options: dict[str, Any]
+async def run_suites(
+    opened: AbstractAsyncContextManager[Model], suites: Sequence[Suite], log_file: Path, options: Mapping[str, Any]
 ) -> Result:
+    """Ask a model every item, going on from `log_file`; `options` are those of `outrider.evals.evaluate`."""
     started = time.perf_counter()
     async with opened as model:
         about = configuration(model, suites, options["prices"])

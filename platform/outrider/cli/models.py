@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,18 +28,39 @@ def build(
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Forget earlier work, or go on from it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON at the end.")] = False,
 ) -> None:
-    """Make text, tokenizer, targets, drafters, figures and model card; resumes where it was stopped."""
+    """Make text, tokenizer, targets, drafters, evals and model card; resumes where it was stopped."""
     from outrider.training.build import PARTS, Builder
 
     if only is not None and only not in PARTS:
         raise typer.BadParameter(f"choose from {', '.join(PARTS)}", param_hint="--only")
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
-    figures = Builder(out, work, scale, log=lambda line: print(line, file=sys.stderr, flush=True)).run(only)
+    figures = Builder(
+        out, work, scale, log=lambda line: print(line, file=sys.stderr, flush=True), examine=partial(_examine, scale)
+    ).run(only)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
         print(f"models are in {out}")
+
+
+def _examine(scale: float, name: str, target: Path, drafter: Path, place: Path) -> dict[str, Any]:
+    """Ask the shipped suites (a share of their items in a small build); the figures of each domain."""
+    import asyncio
+    from dataclasses import asdict
+
+    from outrider.cli.evals import run_suites
+    from outrider.cli.evals_local import LocalModel
+    from outrider.evals import load_suite, shipped_suites, write_json
+
+    suites = [load_suite(path) for path in shipped_suites()]
+    limit = None if scale >= 1 else max(4, round(4 * scale * min(len(suite.items) for suite in suites)))
+    options = {"limit": limit, "concurrency": 32, "prices": None, "give_up_after": 25}
+    model = LocalModel(target, drafter, concurrency=32, threads=1, name=name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    result = asyncio.run(run_suites(model, suites, place.with_suffix(".jsonl"), options))
+    write_json(place, result.as_dict())
+    return {domain: asdict(summary) for domain, summary in result.domains.items()}
 
 
 @app.command("list")

@@ -175,7 +175,7 @@ class Builder:
         """Loss and worth, from the exported files, so that the figures are those of the bf16 weights that ship."""
         target, drafter = self._export(shape.name), self._drafter(shape.name)
         loss = domain_loss(load_target(target), self._loss_documents())
-        result = self.work / "evals" / f"{shape.name}.json"
+        result = self.work / "evals" / f"{shape.name}-{self._worth_inputs(shape)}.json"
         worth = self.examine(shape.name, target, drafter, result) if self.examine else {}
         return {"held_out_loss": loss, "evals": worth}
 
