@@ -50,8 +50,15 @@ def test_card_prompts_and_figures_are_written(built: tuple[Builder, Path, list[s
     prompts = [json.loads(line) for line in (root / "out" / "heldout.jsonl").read_text().splitlines()]
     assert {p["domain"] for p in prompts} <= {"code", "maths", "prose"}
     assert all(p["messages"][-1]["role"] == "user" for p in prompts)
-    measured = builder.figures["pro-figures"]["acceptance_t0"]
-    assert all(tau >= 1.0 for tau in measured["tau"].values())
+    measured = builder.figures["pro-drafter"]["evaluation"]["tau at T=0"]
+    assert set(measured) == {"drafter", "plain-model", "prompt-lookup"}
+    assert all(1.0 <= tau <= 8.0 for by_domain in measured.values() for tau in by_domain.values())
+    assert (
+        f"| τ, code, T=0 | {builder.figures['flash-drafter']['evaluation']['tau at T=0']['drafter']['code']:.2f} |"
+        in card
+    )
+    assert (root / "out" / "pro-drafter" / "calibration.json").is_file()
+    assert (root / "out" / "pro-drafter" / "recipe.yaml").is_file()
 
 
 def test_a_second_run_has_nothing_to_do(built: tuple[Builder, Path, list[str]]) -> None:
@@ -59,7 +66,12 @@ def test_a_second_run_has_nothing_to_do(built: tuple[Builder, Path, list[str]]) 
     lines: list[str] = []
     again = Builder(root / "out", root / "work", scale=0.001, log=lines.append)
     assert again.run("pro-drafter") == {k: v for k, v in builder.figures.items() if not k.startswith("flash")}
-    assert all(line.endswith("up to date") for line in lines[:4])
+    assert [line for line in lines if line.endswith("up to date")] == [
+        "data: up to date",
+        "pro: up to date",
+        "pro-worth: up to date",
+    ]
+    assert not [line for line in lines if "starting over" in line or "started" in line]
 
 
 def test_changed_inputs_start_over(built: tuple[Builder, Path, list[str]]) -> None:

@@ -166,7 +166,8 @@ class Builder:
         calibrating = calibration_records(self.corpus, self._count(CALIBRATION_PROMPTS), held_out)
         _write_lines(self.work / "prompts.jsonl", trained)
         _write_lines(self.work / "calibration.jsonl", calibrating)
-        recipe = shape.recipe(f"export/{shape.name}", "prompts.jsonl", f"drafters/{shape.name}")
+        plain = None if shape is self.shapes[0] else f"export/{self.shapes[0].name}"
+        recipe = shape.recipe(f"export/{shape.name}", "prompts.jsonl", f"drafters/{shape.name}", plain)
         path = self.work / f"{shape.name}.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         return path

@@ -64,8 +64,8 @@ class TargetShape:
         del settings["drafter"]
         return settings | {k: effort[k] for k in ("pretrain_tokens", "final_share", "batch_windows", "window_tokens")}
 
-    def recipe(self, target: str, prompts: str, output: str) -> dict[str, Any]:
-        """The drafter's recipe (see `outrider.training.recipe`) for the target in directory `target`."""
+    def recipe(self, target: str, prompts: str, output: str, plain: str | None = None) -> dict[str, Any]:
+        """The drafter's recipe (see `outrider.training.recipe`); `plain` is a smaller model to measure it against."""
         plan, effort = self.drafter, self.effort
         return {
             "target": target,
@@ -80,7 +80,7 @@ class TargetShape:
                 "mask_token": MASK,
             },
             "training": {"steps": effort.drafter_steps},
-            "evaluation": {"max_new_tokens": effort.answer_tokens},
+            "evaluation": {"max_new_tokens": effort.answer_tokens} | ({"plain_model": plain} if plain else {}),
         }
 
 
