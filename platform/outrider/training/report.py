@@ -88,6 +88,13 @@ def acceptance_table(content: dict[str, Any], temperature: str) -> list[str]:
     return lines
 
 
+def _titles(content: dict[str, Any]) -> dict[str, str]:
+    """A description of every method; those that share one are told apart by their names."""
+    plain = {name: describe(name, about) for name, about in content["methods"].items()}
+    shared = {title for title in plain.values() if list(plain.values()).count(title) > 1}
+    return {name: f"{title}, {name}" if title in shared else title for name, title in plain.items()}
+
+
 def _bold(text: str, wanted: bool) -> str:
     return f"**{text}**" if wanted else text
 
@@ -118,7 +125,7 @@ def _tables(content: dict[str, Any]) -> dict[str, Any]:
 def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The plots that the evaluation has enough for: (file, what it shows)."""
     drawn: list[tuple[str, str]] = []
-    titles = {name: describe(name, about) for name, about in content["methods"].items()}
+    titles = _titles(content)
     try:
         plots.conditional_plot(content, titles, artifact.directory / "conditional.png")
         drawn.append(("conditional.png", "Conditional acceptance along the block: slot k, given all slots before it"))
@@ -136,6 +143,7 @@ def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] |
 
 def _families(content: dict[str, Any], axis: str) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
     """temperature → family → [(axis value, macro τ, low, high)], of methods alike in everything but `axis`."""
+    gamma = next(iter(content["methods"].values())).get("block_size")
     other = "num_hidden_layers" if axis == "block_size" else "block_size"
     found: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     for temperature, part in content["temperatures"].items():
@@ -144,6 +152,8 @@ def _families(content: dict[str, Any], axis: str) -> dict[str, dict[str, list[tu
             about = content["methods"].get(name, {})
             if axis not in about or each["macro_tau"] is None:
                 continue
+            if axis == "num_hidden_layers" and about["block_size"] != gamma:
+                continue  # depth is compared at the first drafter's block size
             loss = about.get("loss") or {}
             key = (kind_of(about), about.get("markov_head_type") if about.get("markov_rank") else "", about[other],
                    loss.get("tv", 1) == 0, about.get("steps"))  # fmt: skip
@@ -191,7 +201,7 @@ def _markdown(
 
 def _slot_table(content: dict[str, Any], part: dict[str, Any]) -> list[str]:
     """Conditional acceptance per slot, in percent."""
-    widest = max(each["block_size"] for each in part["methods"].values())
+    widest, titles = max(each["block_size"] for each in part["methods"].values()), _titles(content)
     lines = ["Conditional acceptance per slot (%):", ""]
     lines += ["| method | " + " | ".join(map(str, range(1, widest + 1))) + " |", "|---" * (widest + 1) + "|"]
     for name, each in part["methods"].items():
@@ -199,7 +209,7 @@ def _slot_table(content: dict[str, Any], part: dict[str, Any]) -> list[str]:
             continue
         shares = each["all"]["conditional"] + [None] * (widest - each["block_size"])
         cells = ["–" if share is None else f"{100 * share:.0f}" for share in shares]
-        lines.append(f"| {describe(name, content['methods'].get(name, {}))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {titles[name]} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
