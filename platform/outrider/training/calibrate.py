@@ -74,11 +74,7 @@ def _rounds(evaluation: Artifact, method: str) -> dict[str, Rounds]:
             ) from error
         if len(rounds.run):
             found.setdefault(traffic_class(float(temperature)), []).append(rounds)
-    names = ("prompt", "run", "left", "verified", "confidence")
-    return {
-        kind: Rounds(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-        for kind, parts in sorted(found.items())
-    }
+    return {kind: Rounds.joined(parts, parts[0].gamma) for kind, parts in sorted(found.items())}
 
 
 def _figures(held: Rounds, temperatures: Any, bins: int) -> dict[str, Any]:

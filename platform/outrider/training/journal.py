@@ -28,9 +28,7 @@ class Journal:
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(directory / EVENTS), purge_step=step + 1 if step else None
-            )
+            self._writer = SummaryWriter(str(directory / EVENTS), purge_step=step + 1 if step else None)
         else:
             print("no TensorBoard events: the extra `train` is not installed", file=sys.stderr)
 

@@ -27,6 +27,7 @@ from outrider.training.features import tapped
 __all__ = ["KnownAnswer", "Rounds", "play", "states_of"]
 
 TOGETHER = 64
+_COUNTS = ("prompt", "run", "left", "verified")
 STATE_TOKENS = 8192
 
 
@@ -72,8 +73,7 @@ class Rounds:
 
     def save(self, path: Path) -> None:
         """One compressed file; confidences in fp16, which keeps logits to a thousandth."""
-        names = ("prompt", "run", "left", "verified")
-        small: dict[str, Any] = {name: getattr(self, name).astype(np.int32) for name in names}
+        small: dict[str, Any] = {name: getattr(self, name).astype(np.int32) for name in _COUNTS}
         partial = path.with_name(f"{path.name}.partial")
         with partial.open("wb") as stream:
             np.savez_compressed(stream, **small, confidence=self.confidence.astype(np.float16))
@@ -83,14 +83,23 @@ class Rounds:
     def load(cls, path: Path) -> Rounds:
         """What `save` wrote. Raises OSError, ValueError, KeyError."""
         with np.load(path, allow_pickle=False) as found:
-            counts = [found[name].astype(np.int64) for name in ("prompt", "run", "left", "verified")]
-            return cls(*counts, confidence=found["confidence"].astype(np.float32))
+            prompt, run, left, verified = (found[name].astype(np.int64) for name in _COUNTS)
+            return cls(prompt, run, left, verified, found["confidence"].astype(np.float32))
 
     def of(self, prompts: Sequence[int]) -> Rounds:
         """The rounds of some prompts only."""
         chosen = np.isin(self.prompt, np.asarray(prompts, dtype=np.int64))
-        columns = (self.prompt, self.run, self.left, self.verified, self.confidence)
-        return Rounds(*(column[chosen] for column in columns))
+        prompt, run, left, verified = (getattr(self, name)[chosen] for name in _COUNTS)
+        return Rounds(prompt, run, left, verified, self.confidence[chosen])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rounds], gamma: int) -> Rounds:
+        """All rounds of several; without any, none of block size `gamma`."""
+        if not parts:
+            none = np.zeros(0, dtype=np.int64)
+            return cls(none, none, none, none, np.zeros((0, gamma), dtype=np.float32))
+        prompt, run, left, verified = (np.concatenate([getattr(each, name) for each in parts]) for name in _COUNTS)
+        return cls(prompt, run, left, verified, np.concatenate([each.confidence for each in parts]))
 
 
 @torch.inference_mode()
@@ -144,11 +153,7 @@ def play(
             parts.append(table.play())
             if on_progress is not None:
                 on_progress(min(len(order), start + TOGETHER))
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Rounds(none, none, none, none, np.zeros((0, proposer.block_size), dtype=np.float32))
-    names = ("prompt", "run", "left", "verified", "confidence")
-    return Rounds(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Rounds.joined(parts, proposer.block_size)
 
 
 @dataclass(slots=True)

@@ -242,7 +242,7 @@ def conversation_sizes(conversations: Sequence[Featured]) -> Sequence[tuple[int,
 def bf16_is_native(device: torch.device) -> bool:
     """Whether the device multiplies bf16 itself; elsewhere it would be emulated, slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, flag, bool)()) for flag in flags)
 

@@ -69,6 +69,7 @@ def _copy_layers(drafter: DSparkModel, decoder: Any) -> None:
         ours, theirs = layer.state_dict(), source.state_dict()
         if {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}:
             layer.load_state_dict(theirs)
-    for layer in list(drafter.layers)[len(sources) :]:
+    beyond: list[Any] = list(drafter.layers)[len(sources) :]
+    for layer in beyond:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
