@@ -135,7 +135,7 @@ class Builder:
     def _draft(self, shape: TargetShape) -> None:
         """Write the recipe and run every stage of `outrider draft` over it."""
         recipe = load_recipe(self._write_recipe(shape))
-        many = {"limit_per_domain": CALIBRATION_PROMPTS, "baselines": ()}
+        many = {"limit_per_domain": CALIBRATION_PROMPTS, "baselines": (), "plain_model": None}
         calibrating = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=many)})
         prompts = [self.work / "calibration.jsonl"]
         stages: dict[str, Callable[..., Manifest]] = {
