@@ -19,6 +19,12 @@ GOOD: dict[str, Any] = {
     "block_size": 2,
     "rules": {"coupled": {"greedy": [0.5, 2.0], "sampled": [1.0, 4.0]}},
 }
+MAP = {"inputs": [0.2, 0.6, 0.8], "outputs": [0.4, 0.5, 0.9]}
+MAPPED = GOOD | {"format_version": 2, "maps": {"coupled": {"greedy": [MAP, {"inputs": [0.0], "outputs": [0.7]}]}}}
+
+
+def mapped(slots: Any) -> dict[str, Any]:
+    return MAPPED | {"maps": {"coupled": {"greedy": slots}}}
 
 
 def write(directory: Path, values: Any) -> Path:
@@ -42,6 +48,28 @@ def test_survival_is_the_product_of_scaled_sigmoids_by_class(tmp_path: Path) -> 
     assert Calibration.parse(calibration.to_json(), tmp_path / "x", 2).to_json() == calibration.to_json()
 
 
+def test_a_map_takes_survival_to_survival_slot_by_slot(tmp_path: Path) -> None:
+    calibration = Calibration.find(write(tmp_path, MAPPED), 2)
+    assert calibration is not None
+    chances = np.array([[0.7, 0.5], [0.1, 0.9], [0.0, 0.9], [0.7, 0.0]])
+    with np.errstate(divide="ignore"):
+        logits = np.log(chances / (1 - chances)) * np.array([0.5, 2.0])  # what the temperatures undo
+    found = calibration.survival(logits, np.zeros(4))
+    # 0.7 lies halfway from (0.6, 0.5) to (0.8, 0.9); slot 2 is 0.7 everywhere, but never above slot 1; 0 stays 0
+    np.testing.assert_allclose(found, [[0.7, 0.7], [0.4, 0.4], [0.0, 0.0], [0.7, 0.0]])
+    both = calibration.survival(np.tile(logits[:1], (2, 1)), np.array([1.0, 0.0]))
+    assert both[1] == pytest.approx(found[0])
+    assert both[0] == pytest.approx(prefix_survival(logits[:1], np.array([1.0, 4.0]))[0])  # sampled has no maps
+    assert calibration.to_json() == MAPPED
+    assert calibration.survival(logits[:0], np.zeros(0)).shape == (0, 2)
+
+
+def test_without_maps_the_older_format_is_written(tmp_path: Path) -> None:
+    calibration = Calibration.find(write(tmp_path, GOOD | {"format_version": 2}), 2)
+    assert calibration is not None
+    assert calibration.to_json() == GOOD
+
+
 def test_no_file_is_no_calibration_and_other_blocks_are_left_alone(tmp_path: Path) -> None:
     assert Calibration.find(tmp_path, 7) is None
     calibration = Calibration.find(write(tmp_path, GOOD), 2)
@@ -55,7 +83,7 @@ def test_no_file_is_no_calibration_and_other_blocks_are_left_alone(tmp_path: Pat
     [
         ("{", "JSON"),
         ([], "JSON object"),
-        (GOOD | {"format_version": 2}, "format_version"),
+        (GOOD | {"format_version": 3}, "format_version is 3, this version reads 1 and 2"),
         (GOOD | {"block_size": 7}, "block_size is 7, the drafter's is 2"),
         (GOOD | {"rules": None}, "rules"),
         (GOOD | {"rules": {"luck": {}}}, "rules.luck"),
@@ -64,6 +92,18 @@ def test_no_file_is_no_calibration_and_other_blocks_are_left_alone(tmp_path: Pat
         (GOOD | {"rules": {"coupled": {"greedy": [1.0, 0.0]}}}, "2 finite temperatures"),
         (GOOD | {"rules": {"coupled": {"greedy": [1.0, "2"]}}}, "2 finite temperatures"),
         (json.dumps(GOOD).replace("2.0]", "NaN]"), "2 finite temperatures"),
+        (MAPPED | {"format_version": 1}, "maps needs format_version 2"),
+        (MAPPED | {"maps": []}, "maps is missing or no object"),
+        (MAPPED | {"maps": {"luck": {}}}, "maps.luck"),
+        (MAPPED | {"maps": {"coupled": {"tepid": [MAP, MAP]}}}, "maps.coupled.tepid"),
+        (mapped([MAP]), r"maps.coupled.greedy must be 2 maps"),
+        (mapped([MAP, 1]), r"maps.coupled.greedy\[1\] is no object"),
+        (mapped([MAP | {"inputs": []}, MAP]), r"greedy\[0\].inputs must be a list of numbers in \[0, 1\]"),
+        (mapped([MAP, MAP | {"inputs": [0.2, 0.2, 0.3]}]), r"greedy\[1\].inputs must ascend"),
+        (mapped([MAP, MAP | {"outputs": [0.2, 0.1, 0.3]}]), r"greedy\[1\].outputs must not fall"),
+        (mapped([MAP, MAP | {"outputs": [0.2, 0.3]}]), r"greedy\[1\].outputs must be as many as the inputs: 3, not 2"),
+        (mapped([MAP, MAP | {"outputs": [0.2, 0.3, 1.1]}]), r"greedy\[1\].outputs must be a list of numbers"),
+        (json.dumps(MAPPED).replace("0.9]", "NaN]"), r"greedy\[0\].outputs must be a list of numbers"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, values: Any, named: str) -> None:

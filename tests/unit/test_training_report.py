@@ -94,7 +94,8 @@ def test_plots_are_drawn_where_there_is_enough_to_draw(tmp_path: Path) -> None:
     assert not plots.block_size_plot({"0": {"DFlash": [(7, 3.0, 2.9, 3.1)]}}, tmp_path / "c.png")
     assert not plots.depth_plot({"0": {"DFlash": [(2, 3.0, 2.9, 3.1)]}}, tmp_path / "c.png")
     half: dict[str, Any] = {"ece": [0.1], "reliability": [[(0.2, 0.25, 40), (0.8, 0.7, 60)]]}
-    plots.reliability_plot({"greedy": {"temperatures": [1.0], "before": half, "after": half}}, tmp_path / "d.png")
+    states = {"temperatures": [1.0], "before": half, "after": half}
+    plots.reliability_plot({"greedy": states, "sampled": states | {"mapped": half}}, tmp_path / "d.png")
     plots.loss_plot([{"step": 1, "loss": 2.0, "surprise": 3.0, "overlap": 0.1, "match": 0.1}], tmp_path / "e.png")
     for name in "abde":
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000

@@ -1,12 +1,17 @@
-"""Sequential temperature scaling on synthetic rounds whose true temperatures are known."""
+"""Temperatures and maps on synthetic rounds whose true chances are known."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from outrider.scheduling.calibration import Calibration
 from outrider.training.rounds import Rounds
-from outrider.training.scaling import ece, fit_temperatures, judge, reliability, split_prompts
+from outrider.training.scaling import ece, fit_maps, fit_temperatures, isotonic, judge, reliability, split_prompts
 
 GRID = np.geomspace(0.25, 4.0, 33)
 
@@ -68,3 +73,63 @@ def test_measures_equal_their_definitions() -> None:
     assert [(round(c, 3), a, n) for c, a, n in reliability(rounds, None, 1, 2)] == [(0.075, 0.5, 2), (0.925, 1.0, 2)]
     tied = Rounds(np.arange(4), np.array([0, 1, 0, 1]), np.full(4, 3), np.ones(4, dtype=np.int64), logits * 0)
     assert judge(tied, None, 2)["auc"] == [0.5]
+
+
+def bent(count: int, gamma: int, seed: int) -> Rounds:
+    """Rounds whose slot survives with 0.45 + 0.5·σ(z)³ given all before it: no sigmoid of any z/T."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0.5, 1.8, (count, gamma))
+    alive = rng.random((count, gamma)) < 0.45 + 0.5 / (1 + np.exp(-logits)) ** 3
+    run, ends = alive.cumprod(axis=1).sum(axis=1), rng.integers(1, 40, count)
+    return Rounds(np.arange(count) // 20, np.minimum(run, ends), ends, np.full(count, gamma), logits.astype(np.float32))
+
+
+def test_maps_calibrate_what_no_temperature_does() -> None:
+    rounds = bent(60_000, 4, 5)
+    fit, held = (rounds.of(part) for part in split_prompts(rounds.prompt.tolist(), 0.5, 3))
+    temperatures = fit_temperatures(fit, GRID, 15)
+    maps = fit_maps(fit, temperatures)
+    scaled, mapped = judge(held, temperatures, 15), judge(held, temperatures, 15, maps=maps)
+    assert scaled["mean_ece"] > 0.03
+    assert mapped["mean_ece"] < 0.4 * scaled["mean_ece"]
+    assert mapped["ece"][0] < 2.5 * mapped["floor"][0]
+    assert mapped["mean_brier"] < scaled["mean_brier"]
+    drawn = reliability(held, temperatures, 1, 15, maps=maps)
+    assert sum(n * abs(chance - share) for chance, share, n in drawn) / 30_000 == pytest.approx(
+        mapped["ece"][0], abs=5e-3
+    )
+
+
+def test_maps_leave_calibrated_rounds_calibrated_and_survive_their_file(tmp_path: Path) -> None:
+    true = [0.6, 1.8, 2.5]
+    rounds = synthetic(60_000, true, 8)
+    fit, held = (rounds.of(part) for part in split_prompts(rounds.prompt.tolist(), 0.5, 3))
+    maps = fit_maps(fit, np.array(true))
+    assert all(2 <= len(each.inputs) <= 12 for each in maps)
+    assert judge(held, np.array(true), 15, maps=maps)["mean_ece"] < 0.012
+    kept = Calibration(3, {("coupled", "greedy"): np.array(true)}, {("coupled", "greedy"): maps})
+    again = Calibration.parse(kept.to_json(), tmp_path / "calibration.json", 3)
+    logits = held.confidence[:50]
+    assert (again.survival(logits, np.zeros(50)) == kept.survival(logits, np.zeros(50))).all()
+
+
+def test_slots_with_too_few_rounds_keep_what_they_have() -> None:
+    few = synthetic(60, [1.0, 1.0], 6)
+    ones = np.ones(2)
+    for each in fit_maps(few, ones):
+        assert each(np.array([0.0, 0.3, 1.0])).tolist() == [0.0, 0.3, 1.0]
+    same = Rounds(np.arange(500), np.zeros(500, dtype=np.int64), np.full(500, 9), np.full(500, 2),
+                  np.zeros((500, 2), dtype=np.float32))  # fmt: skip
+    assert [len(each.inputs) for each in fit_maps(same, ones)] == [2, 2]  # one chance for all of them: one bin
+    never = fit_maps(Rounds(same.prompt, same.run, same.left, same.verified,
+                            np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)), ones)  # fmt: skip
+    assert (never[0].outputs > 0).all()  # rounds that all fail still look proposed
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.5, 100)), min_size=1, max_size=30))
+def test_pooling_adjacent_violators_equals_scipy(points: list[tuple[float, float]]) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    values, weights = np.array(points).T
+    found = isotonic(values, weights)
+    np.testing.assert_allclose(found, optimize.isotonic_regression(values, weights=weights).x, atol=1e-9)
+    assert (np.diff(found) >= 0).all()

@@ -3,26 +3,31 @@
 Sequential temperature scaling gives every slot k its own T_k, so that Π_{i≤k} σ(z_i/T_i) is the chance that slot k's
 whole prefix is accepted (DSpark, arXiv 2607.05147). A temperature belongs to a verification rule and a class of
 traffic: the head learns one of them, and the others survive more or less often.
+
+Maps are Outrider's own, after the temperatures. The head learns the chance of a match at temperature 1; how often
+greedy answers agree is no sigmoid of it, so no temperature bends the one into the other. A map is a non-decreasing
+function of prefix survival per slot: s_k = a_{k−1}·σ(z_k/T_k), a_k = min(a_{k−1}, f_k(s_k)), a_0 = 1.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import DrafterMismatch
 
-__all__ = ["CALIBRATION_FILE", "Calibration", "prefix_survival", "traffic_class"]
+__all__ = ["CALIBRATION_FILE", "Calibration", "SurvivalMap", "prefix_survival", "traffic_class"]
 
 CALIBRATION_FILE = "calibration.json"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""2 has maps; without them 1 is written, which older versions read."""
 CLASSES = ("greedy", "sampled")
 RULES = ("coupled", "rejection")
 
@@ -32,22 +37,50 @@ def traffic_class(temperature: float) -> str:
     return "sampled" if temperature > 0 else "greedy"
 
 
+@dataclass(frozen=True, slots=True)
+class SurvivalMap:
+    """Piecewise linear f: [0, 1] → [0, 1] through (input, output) points, float64 [P], P ≥ 1; level beyond the ends.
+
+    Inputs ascend strictly and outputs do not fall.
+    """
+
+    inputs: NDArray[np.float64]
+    outputs: NDArray[np.float64]
+
+    def __call__(self, survival: NDArray[np.float64]) -> NDArray[np.float64]:
+        """f of every element; but 0 stays 0, because it marks slots where nothing was proposed."""
+        return np.where(survival > 0, np.interp(survival, self.inputs, self.outputs), 0.0)
+
+
 def prefix_survival(
-    logits: NDArray[np.floating[Any]], temperatures: NDArray[np.float64] | None = None
+    logits: NDArray[np.floating[Any]],
+    temperatures: NDArray[np.float64] | None = None,
+    maps: Sequence[SurvivalMap] | None = None,
 ) -> NDArray[np.float64]:
-    """Π_{i≤k} σ(z_i/T_i), float64 [R, γ], for logits [R, γ] and T [γ] or [R, γ]; without T all are 1."""
+    """Π_{i≤k} σ(z_i/T_i), float64 [R, γ], for logits [R, γ] and T [γ] or [R, γ]; without T all are 1.
+
+    With γ `maps` each slot's survival goes through its map before the next slot builds on it (see the module).
+    """
     scaled = logits.astype(np.float64) if temperatures is None else logits.astype(np.float64) / temperatures
     with np.errstate(over="ignore"):
         chance = 1.0 / (1.0 + np.exp(-scaled))
-    return np.asarray(np.cumprod(chance, axis=1))
+    if maps is None:
+        return np.asarray(np.cumprod(chance, axis=1))
+    survival = np.empty_like(chance)
+    before = np.ones(len(chance))
+    for slot, each in enumerate(maps):
+        before = np.minimum(before, each(before * chance[:, slot]))
+        survival[:, slot] = before
+    return survival
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """T_k > 0 float64 [γ] by (rule, class); what is not there has temperature 1."""
+    """T_k > 0 float64 [γ], and γ maps, by (rule, class); what is not there has temperature 1 and no maps."""
 
     block_size: int
     temperatures: Mapping[tuple[str, str], NDArray[np.float64]]
+    maps: Mapping[tuple[str, str], Sequence[SurvivalMap]] = field(default_factory=dict)
 
     @classmethod
     def find(cls, directory: Path, block_size: int) -> Calibration | None:
@@ -69,29 +102,26 @@ class Calibration:
         """A file's content, checked; `path` only names it. Raises DrafterMismatch."""
         if not isinstance(values, dict):
             raise _misfit(path, CALIBRATION_FILE, "is not a JSON object")
-        if values.get("format_version") != FORMAT_VERSION:
-            found = values.get("format_version")
-            raise _misfit(path, "format_version", f"is {found!r}, this version reads {FORMAT_VERSION}")
+        version = values.get("format_version")
+        if version not in FORMAT_VERSIONS:
+            known = " and ".join(map(str, FORMAT_VERSIONS))
+            raise _misfit(path, "format_version", f"is {version!r}, this version reads {known}")
+        if version == 1 and "maps" in values:
+            raise _misfit(path, "maps", "needs format_version 2")
         if values.get("block_size") != block_size:
             found = values.get("block_size")
             raise _misfit(path, "block_size", f"is {found!r}, the drafter's is {block_size}")
-        rules = values.get("rules")
-        if not isinstance(rules, dict):
-            raise _misfit(path, "rules", "is missing or no object")
         temperatures: dict[tuple[str, str], NDArray[np.float64]] = {}
-        for rule, classes in rules.items():
-            if rule not in RULES:
-                raise _misfit(path, f"rules.{rule}", f"is unknown; rules are {', '.join(RULES)}")
-            if not isinstance(classes, dict):
-                raise _misfit(path, f"rules.{rule}", "is no object")
-            for kind, slots in classes.items():
-                field = f"rules.{rule}.{kind}"
-                if kind not in CLASSES:
-                    raise _misfit(path, field, f"is unknown; classes are {', '.join(CLASSES)}")
-                if not isinstance(slots, list) or len(slots) != block_size or not all(map(_is_temperature, slots)):
-                    raise _misfit(path, field, f"must be {block_size} finite temperatures above 0")
-                temperatures[rule, kind] = np.array(slots, dtype=np.float64)
-        return cls(block_size, temperatures)
+        for key, name, slots in _by_class(values.get("rules"), "rules", path):
+            if not isinstance(slots, list) or len(slots) != block_size or not all(map(_is_temperature, slots)):
+                raise _misfit(path, name, f"must be {block_size} finite temperatures above 0")
+            temperatures[key] = np.array(slots, dtype=np.float64)
+        maps: dict[tuple[str, str], Sequence[SurvivalMap]] = {}
+        for key, name, slots in _by_class(values.get("maps", {}), "maps", path):
+            if not isinstance(slots, list) or len(slots) != block_size:
+                raise _misfit(path, name, f"must be {block_size} maps, one per slot")
+            maps[key] = tuple(_parse_map(each, f"{name}[{slot}]", path) for slot, each in enumerate(slots))
+        return cls(block_size, temperatures, maps)
 
     def survival(
         self, logits: NDArray[np.floating[Any]], temperature: NDArray[np.floating[Any]], rule: str = "coupled"
@@ -102,20 +132,74 @@ class Calibration:
         """
         if logits.shape[1] != self.block_size:
             return prefix_survival(logits)
-        ones = np.ones(self.block_size)
-        greedy, sampled = (self.temperatures.get((rule, kind), ones) for kind in CLASSES)
-        return prefix_survival(logits, np.where(np.asarray(temperature)[:, None] > 0, sampled, greedy))
+        sampled = np.asarray(temperature) > 0
+        survival = np.empty(logits.shape)
+        for kind, rows in zip(CLASSES, (~sampled, sampled), strict=True):
+            if rows.any():
+                key = (rule, kind)
+                survival[rows] = prefix_survival(logits[rows], self.temperatures.get(key), self.maps.get(key))
+        return survival
 
     def to_json(self) -> dict[str, Any]:
         """What `parse` reads."""
         rules: dict[str, dict[str, list[float]]] = {}
         for (rule, kind), slots in sorted(self.temperatures.items()):
             rules.setdefault(rule, {})[kind] = [float(each) for each in slots]
-        return {"format_version": FORMAT_VERSION, "block_size": self.block_size, "rules": rules}
+        values: dict[str, Any] = {"format_version": 1, "block_size": self.block_size, "rules": rules}
+        if not self.maps:
+            return values
+        maps: dict[str, dict[str, Any]] = {}
+        for (rule, kind), found in sorted(self.maps.items()):
+            points = [{"inputs": each.inputs.tolist(), "outputs": each.outputs.tolist()} for each in found]
+            maps.setdefault(rule, {})[kind] = points
+        return values | {"format_version": 2, "maps": maps}
+
+
+def _by_class(rules: object, section: str, path: Path) -> Iterator[tuple[tuple[str, str], str, object]]:
+    """((rule, class), the field's name, its value) of a section. Raises DrafterMismatch for unknown names."""
+    if not isinstance(rules, dict):
+        raise _misfit(path, section, "is missing or no object")
+    for rule, classes in rules.items():
+        if rule not in RULES:
+            raise _misfit(path, f"{section}.{rule}", f"is unknown; rules are {', '.join(RULES)}")
+        if not isinstance(classes, dict):
+            raise _misfit(path, f"{section}.{rule}", "is no object")
+        for kind, slots in classes.items():
+            name = f"{section}.{rule}.{kind}"
+            if kind not in CLASSES:
+                raise _misfit(path, name, f"is unknown; classes are {', '.join(CLASSES)}")
+            yield (rule, kind), name, slots
+
+
+def _parse_map(value: object, name: str, path: Path) -> SurvivalMap:
+    if not isinstance(value, dict):
+        raise _misfit(path, name, "is no object with inputs and outputs")
+    found: dict[str, NDArray[np.float64]] = {}
+    for part in ("inputs", "outputs"):
+        numbers = value.get(part)
+        if not isinstance(numbers, list) or not numbers or not all(map(_is_share, numbers)):
+            raise _misfit(path, f"{name}.{part}", "must be a list of numbers in [0, 1]")
+        found[part] = np.array(numbers, dtype=np.float64)
+    inputs, outputs = found["inputs"], found["outputs"]
+    if len(inputs) != len(outputs):
+        raise _misfit(path, f"{name}.outputs", f"must be as many as the inputs: {len(inputs)}, not {len(outputs)}")
+    if (np.diff(inputs) <= 0).any():
+        raise _misfit(path, f"{name}.inputs", "must ascend, without repeats")
+    if (np.diff(outputs) < 0).any():
+        raise _misfit(path, f"{name}.outputs", "must not fall")
+    return SurvivalMap(inputs, outputs)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_share(value: object) -> bool:
+    return _is_number(value) and 0 <= value <= 1
 
 
 def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return _is_number(value) and math.isfinite(value) and value > 0
 
 
 def _misfit(path: Path, field: str, what: str) -> DrafterMismatch:

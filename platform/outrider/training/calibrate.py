@@ -1,33 +1,37 @@
-"""`outrider draft calibrate`: temperatures for a drafter's confidences from the rounds of its evaluation."""
+"""`outrider draft calibrate`: temperatures and maps for a drafter's confidences from the rounds of its evaluation."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from outrider.errors import ArtifactBroken, DataError
-from outrider.scheduling.calibration import CALIBRATION_FILE, Calibration, traffic_class
+from outrider.scheduling.calibration import CALIBRATION_FILE, Calibration, SurvivalMap, traffic_class
 from outrider.training.artifacts import Artifact, Manifest
 from outrider.training.drafter_eval import EVALUATION, rounds_file
 from outrider.training.recipe import Recipe
 from outrider.training.rounds import Rounds
-from outrider.training.scaling import fit_temperatures, judge, reliability, split_prompts
+from outrider.training.scaling import fit_maps, fit_temperatures, judge, reliability, split_prompts
 from outrider.training.storage import write_json
 from outrider.training.train_stage import drafter_artifact
 
-__all__ = ["FIGURES", "calibrate_stage"]
+__all__ = ["FIGURES", "STATES", "calibrate_stage"]
 
 FIGURES = "figures.json"
+STATES = ("before", "after", "mapped")
+"""What is judged: the head as it is, after temperature scaling, and after maps too, where the recipe wants them."""
 RULE = "coupled"
 
 
 def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", restart: bool = False) -> Manifest:
     """Make `calibration/`: calibration.json for the engine, figures.json for the report.
 
-    Each class of traffic (greedy, sampled) is fitted on some prompts and judged on the others.
+    Each class of traffic (greedy, sampled) is fitted on some prompts and judged on the others; what was judged is what
+    is kept, without a second fit on all of them.
     Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed, DataError with too few prompts.
     """
     drafter = drafter_artifact(recipe, variant)
@@ -41,6 +45,7 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
     lowest, highest, points = section.grid
     grid = np.geomspace(lowest, highest, points)
     temperatures: dict[tuple[str, str], Any] = {}
+    maps: dict[tuple[str, str], Sequence[SurvivalMap]] = {}
     for kind, rounds in _rounds(evaluation, drafter.directory.name).items():
         fit, held = split_prompts(rounds.prompt.tolist(), section.holdout, recipe.seed)
         if not fit or not held:
@@ -50,9 +55,12 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
             )
         found = fit_temperatures(rounds.of(fit), grid, section.bins)
         temperatures[RULE, kind] = found
-        figures[kind] = _figures(rounds.of(held), found, section.bins) | {"fit_prompts": len(fit), "prompts": len(held)}
+        if section.map:
+            maps[RULE, kind] = fit_maps(rounds.of(fit), found)
+        judged = _figures(rounds.of(held), found, maps.get((RULE, kind)), section.bins)
+        figures[kind] = judged | {"fit_prompts": len(fit), "prompts": len(held)}
     block_size = json.loads((drafter.directory / "config.json").read_text("utf-8"))["block_size"]
-    write_json(artifact.directory / CALIBRATION_FILE, Calibration(block_size, temperatures).to_json())
+    write_json(artifact.directory / CALIBRATION_FILE, Calibration(block_size, temperatures, maps).to_json())
     write_json(artifact.directory / FIGURES, figures)
     return artifact.finish({kind: _short(each) for kind, each in figures.items()})
 
@@ -77,27 +85,30 @@ def _rounds(evaluation: Artifact, method: str) -> dict[str, Rounds]:
     return {kind: Rounds.joined(parts, parts[0].gamma) for kind, parts in sorted(found.items())}
 
 
-def _figures(held: Rounds, temperatures: Any, bins: int) -> dict[str, Any]:
-    """Before and after, with what a reliability diagram shows."""
-    slots = range(1, held.gamma + 1)
-    return {
+def _figures(held: Rounds, temperatures: Any, maps: Sequence[SurvivalMap] | None, bins: int) -> dict[str, Any]:
+    """Before, after the temperatures, and with maps, each with what a reliability diagram shows."""
+
+    def state(scales: Any, maps: Sequence[SurvivalMap] | None = None) -> dict[str, Any]:
+        curves = [reliability(held, scales, slot, bins, maps=maps) for slot in range(1, held.gamma + 1)]
+        return judge(held, scales, bins, maps=maps) | {"reliability": curves}
+
+    found = {
         "temperatures": [float(each) for each in temperatures],
-        "before": judge(held, None, bins) | {"reliability": [reliability(held, None, slot, bins) for slot in slots]},
-        "after": judge(held, temperatures, bins)
-        | {"reliability": [reliability(held, temperatures, slot, bins) for slot in slots]},
+        "before": state(None),
+        "after": state(temperatures),
     }
+    return found if maps is None else found | {"mapped": state(temperatures, maps)}
 
 
 def _short(figures: dict[str, Any]) -> dict[str, Any]:
     """Averages over slots, for the manifest and the terminal."""
-    before, after = figures["before"], figures["after"]
+    states = {when: figures[when] for when in STATES if when in figures}
+    last = states[list(states)[-1]]
     return {
         "temperatures": [round(each, 3) for each in figures["temperatures"]],
-        "ece_before": before["mean_ece"],
-        "ece_after": after["mean_ece"],
-        "ece_floor": after["mean_floor"],
-        "auc": after["mean_auc"],
-        "brier_before": before["mean_brier"],
-        "brier_after": after["mean_brier"],
+        **{f"ece_{when}": each["mean_ece"] for when, each in states.items()},
+        "ece_floor": last["mean_floor"],
+        "auc": last["mean_auc"],
+        **{f"brier_{when}": each["mean_brier"] for when, each in states.items()},
         "prompts": figures["prompts"],
     }

@@ -79,13 +79,14 @@ def _card(recipe: Recipe, manifests: dict[str, Manifest], report: dict[str, Any]
         "",
         "## Calibration of prefix survival (coupled verification, judged on prompts it was not fitted on)",
         "",
-        "| class | mean ECE before | after | of which chance | mean AUC |",
-        "|---|---|---|---|---|",
+        "| class | mean ECE before | after temperatures | and maps | of which chance | mean AUC |",
+        "|---|---|---|---|---|---|",
     ]
     for kind, each in manifests["calibration"].figures.items():
-        shares = [each[name] for name in ("ece_before", "ece_after", "ece_floor")]
+        shares = [each.get(name) for name in ("ece_before", "ece_after", "ece_mapped", "ece_floor")]
+        cells = ["–" if share is None else f"{100 * share:.1f} %" for share in shares]
         auc = "–" if each["auc"] is None else f"{each['auc']:.3f}"
-        lines.append(f"| {kind} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + f" | {auc} |")
+        lines.append(f"| {kind} | " + " | ".join(cells) + f" | {auc} |")
     lines += ["", "## Made from", ""]
     lines += [f"- {name}: `{value}`" for name, value in sorted(manifests["drafter"].inputs.items())]
     return "\n".join(lines) + "\n"

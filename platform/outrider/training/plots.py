@@ -13,6 +13,7 @@ __all__ = ["block_size_plot", "conditional_plot", "depth_plot", "loss_plot", "re
 
 COLOURS = ("#1f6fb4", "#d95f02", "#2a9d54", "#7b52ab", "#c23b6b", "#777777", "#b8860b", "#17a2b8")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
+RELIABILITY_COLOURS = (COLOURS[1], COLOURS[0], COLOURS[2])
 FEWEST_ROUNDS = 30
 
 
@@ -143,23 +144,28 @@ def _lines_plot(
 
 
 def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
-    """Share of accepted prefixes against predicted survival, before and after, for the odd slots; one row per class."""
+    """Share of accepted prefixes against predicted survival, before and after, for some slots; one row per class.
+
+    `figures` has by class "temperatures" and the states "before", "after" and perhaps "mapped".
+    """
     slots = max(len(each["temperatures"]) for each in figures.values())
     shown = [slot for slot in (1, 3, 5, 7, 11, 15) if slot <= slots]
     with canvas(path, len(shown), len(figures), 2.9, 3.1) as axes:
         for row, (kind, each) in zip(axes, figures.items(), strict=True):
             for axis, slot in zip(row, shown, strict=True):
                 axis.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
-                for place, when in enumerate(("before", "after")):
+                for colour, when in zip(RELIABILITY_COLOURS, ("before", "after", "mapped"), strict=True):
+                    if when not in each:
+                        continue
                     points = each[when]["reliability"][slot - 1]
                     total = sum(count for _, _, count in points) or 1
                     error = each[when]["ece"][slot - 1]
                     label = f"{when}: ECE –" if error is None else f"{when}: ECE {100 * error:.1f} %"
                     if points:
                         chance, share, counts = zip(*points, strict=True)
-                        axis.plot(chance, share, color=COLOURS[1 - place], linewidth=1.3)
+                        axis.plot(chance, share, color=colour, linewidth=1.3)
                         sizes = [12 + 110 * count / total for count in counts]
-                        axis.scatter(chance, share, s=sizes, color=COLOURS[1 - place], label=label, alpha=0.75)
+                        axis.scatter(chance, share, s=sizes, color=colour, label=label, alpha=0.75)
                 axis.set_title(f"{kind}, slot {slot}")
                 axis.set_xlim(-0.03, 1.03)
                 axis.set_ylim(-0.03, 1.03)

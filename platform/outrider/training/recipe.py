@@ -138,11 +138,15 @@ class EvaluationSection(_Section):
 
 
 class CalibrationSection(_Section):
-    """Sequential temperature scaling: `holdout` judges what the rest fits; `grid` is [lowest, highest, points]."""
+    """Sequential temperature scaling: `holdout` judges what the rest fits; `grid` is [lowest, highest, points].
+
+    `map` adds a monotone map of prefix survival per slot, for traffic that no temperature calibrates.
+    """
 
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.5
     grid: Annotated[tuple[float, float, int], Field(strict=False)] = (0.25, 4.0, 64)
     bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    map: bool = True
 
 
 class Recipe(_Section):

@@ -10,7 +10,7 @@ from typing import Any
 from outrider.errors import MissingExtra
 from outrider.training import plots
 from outrider.training.artifacts import Artifact, Manifest
-from outrider.training.calibrate import FIGURES
+from outrider.training.calibrate import FIGURES, STATES
 from outrider.training.drafter_eval import EVALUATION
 from outrider.training.recipe import Recipe
 from outrider.training.storage import write_json
@@ -135,7 +135,7 @@ def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] |
             drawn.append(("depth.png", "Acceptance length against the drafter's depth"))
         if figures:
             plots.reliability_plot(figures, artifact.directory / "reliability.png")
-            drawn.append(("reliability.png", "Reliability of prefix survival before and after temperature scaling"))
+            drawn.append(("reliability.png", "Reliability of prefix survival: before, after temperatures, with maps"))
     except MissingExtra as error:
         print(f"no plots: {error.message}", file=sys.stderr)
     return drawn
@@ -191,7 +191,8 @@ def _markdown(
         lines += [
             "## Calibration of prefix survival",
             "",
-            "Judged on prompts that the temperatures were not fitted on.",
+            "Judged on prompts that nothing was fitted on. After: sequential temperature scaling; mapped: and then a",
+            "monotone map of survival per slot.",
         ]
         lines += ["", *_calibration_table(figures), ""]
     for file, caption in drawn:
@@ -218,10 +219,15 @@ def _calibration_table(figures: dict[str, Any]) -> list[str]:
     lines.append("|---" * (_slots(figures) + 3) + "|")
     for kind, each in figures.items():
         rows = [("T", [*each["temperatures"], None], "{:.2f}")]
-        for when in ("before", "after"):
+        states = [when for when in STATES if when in each]
+        for when in states:
             rows.append((f"ECE {when} (%)", _percent([*each[when]["ece"], each[when]["mean_ece"]]), "{:.1f}"))
-        rows.append(("ECE by chance (%)", _percent([*each["after"]["floor"], each["after"]["mean_floor"]]), "{:.1f}"))
-        rows.append(("AUC", [*each["after"]["auc"], each["after"]["mean_auc"]], "{:.3f}"))
+        last = each[states[-1]]
+        rows.append(("ECE by chance (%)", _percent([*last["floor"], last["mean_floor"]]), "{:.1f}"))
+        for when in states:
+            rows.append((f"AUC {when}", [*each[when]["auc"], each[when]["mean_auc"]], "{:.3f}"))
+        for when in states:
+            rows.append((f"Brier {when}", [*each[when]["brier"], each[when]["mean_brier"]], "{:.3f}"))
         for label, values, form in rows:
             cells = ["" if value is None else form.format(value) for value in values]
             lines.append(f"| {kind} | {label} | " + " | ".join(cells) + " |")

@@ -143,4 +143,5 @@ calibration:
   holdout: 0.5
   grid: [0.25, 4.0, 64]
   bins: 15
+  map: true                       # monotone maps of survival after the temperatures
 """
