@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ _INTERRUPTED = 130
 
 def run_stage(work: Callable[[], Manifest]) -> Manifest:
     """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on. Raises NotEnoughDisk."""
+    _quiet_libraries()
     try:
         return work()
     except OSError as error:
@@ -46,6 +48,14 @@ def run_stage(work: Callable[[], Manifest]) -> Manifest:
     except KeyboardInterrupt:
         typer.echo("stopped; what is finished is kept: resume with the same command", err=True)
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _quiet_libraries() -> None:
+    """No bars of transformers beside our own progress, and no advice about a norm that was measured not to matter."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
 
 
 def finish(manifest: Manifest, directory: Path, as_json: bool) -> None:
