@@ -129,7 +129,9 @@ teacher-forced, with 0.1·cross-entropy + 0.9·L1 distance of the two distributi
 exp(−(k−1)/4) over slots. Embeddings and output matrix are frozen copies of the target's; the layers start from the
 target's last ones. The confidence label is the **match probability of coupled verification** (two exponential races
 with shared noise), not 1−TV, because coupled is how answers are verified. `calibration.json` beside the weights holds
-the temperatures of sequential temperature scaling, fitted on held-out prompts that measure nothing else.
+the temperatures of sequential temperature scaling and, after them, a monotone map of survival per slot (ours: how often
+greedy choices agree is no sigmoid of what the head learns), fitted on held-out prompts that measure nothing else; each
+drafter's README.md has τ with intervals and the calibration errors.
 """
 
 _MEASURES = """*Right answers* are those of the suites that ship with `outrider eval` (greedy; maths: the last
@@ -145,6 +147,7 @@ _LIMITS = """## Limits
 
 - Generated domains (snippets, sums, stories) come from a few dozen templates: held-out items are new combinations,
   not new forms. Loss and τ on them say how well templates were learned and flatter both models.
+- About half of the code suite's functions use numbers above 30, which no training function does.
 - Answers about Python read like documentation and are often invented. Sums beyond the training ranges (two-digit
   numbers, products up to about 12 × 12) fail. One turn of conversation; English only.
 - Prompts and answers beyond 512 tokens were never seen in training.

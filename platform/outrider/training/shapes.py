@@ -108,7 +108,7 @@ PRO = TargetShape(
     head_dim=64,
     max_positions=2048,
     drafter=DrafterShape(layers=2, block_size=7, target_layer_ids=(0, 2, 4), markov_rank=128),
-    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_steps=1500, regenerated=4000),
+    effort=Effort(pretrain_tokens=PRETRAIN_TOKENS, drafter_steps=2500, regenerated=4000),
 )
 
 
