@@ -83,6 +83,7 @@ def test_the_table_names_methods_and_marks_the_best() -> None:
     assert "**" not in lines[2] + lines[3]
     assert describe("x", {"num_hidden_layers": 5, "block_size": 7, "markov_rank": 0,
                           "loss": {"ce": 1.0, "tv": 0.0}}) == "DFlash (CE loss) 5L γ7"  # fmt: skip
+    assert describe("plain-model", {"num_hidden_layers": 4, "bytes": 1}) == "plain-model"
 
 
 def test_plots_are_drawn_where_there_is_enough_to_draw(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from outrider.errors import MissingExtra
 
 __all__ = ["block_size_plot", "conditional_plot", "depth_plot", "loss_plot", "reliability_plot"]
 
-COLOURS = ("#1f6fb4", "#d95f02", "#2a9d54", "#7b52ab", "#c23b6b", "#777777", "#b8860b", "#17a2b8")
-MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
+COLOURS = (
+    "#1f6fb4", "#d95f02", "#2a9d54", "#7b52ab", "#c23b6b", "#777777", "#b8860b", "#17a2b8", "#000000", "#8c564b",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*", "h", "<")
 RELIABILITY_COLOURS = (COLOURS[1], COLOURS[0], COLOURS[2])
 FEWEST_ROUNDS = 30
 

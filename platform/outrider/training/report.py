@@ -30,7 +30,7 @@ def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (
     calibration = Artifact(recipe.output, "calibration", variant)
     inputs = {each.directory.name: each.require().hash for each in evaluations}
     if calibration.manifest() is not None:
-        inputs["calibration"] = calibration.require().hash
+        inputs["calibration"] = calibration.require_from(_drafter_of(evaluations[0])).hash
     artifact = Artifact(recipe.output, "report", variant)
     if not artifact.begin(inputs, {"labels": list(labels)}, restart=restart):
         return artifact.require()
@@ -46,9 +46,15 @@ def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (
     return artifact.finish({"plots": len(drawn), "evaluations": len(contents)})
 
 
+def _drafter_of(evaluation: Artifact) -> dict[str, str]:
+    """The input that a calibration shares with the evaluation beside it: figures of one drafter stay together."""
+    inputs = evaluation.require().inputs
+    return {"drafter": inputs["drafter"]}
+
+
 def describe(name: str, about: dict[str, Any]) -> str:
     """A method in a few words: kind, head, layers, γ, and its loss where that is not DSpark's."""
-    if not about:
+    if "block_size" not in about:  # a baseline, or another model altogether
         return name
     words = [kind_of(about)]
     if about.get("markov_rank") and about.get("markov_head_type", "vanilla") != "vanilla":
@@ -150,7 +156,7 @@ def _families(content: dict[str, Any], axis: str) -> dict[str, dict[str, list[tu
         families: dict[tuple[Any, ...], list[tuple[float, float, float, float]]] = {}
         for name, each in part["methods"].items():
             about = content["methods"].get(name, {})
-            if axis not in about or each["macro_tau"] is None:
+            if "block_size" not in about or each["macro_tau"] is None:
                 continue
             if axis == "num_hidden_layers" and about["block_size"] != gamma:
                 continue  # depth is compared at the first drafter's block size
