@@ -299,6 +299,12 @@ class NotEnoughDisk(ConfigurationError):
     code = "not_enough_disk"
 
 
+class OutputNotWritable(ConfigurationError):
+    """Files cannot be written where they are to go; names the path and the reason."""
+
+    code = "output_not_writable"
+
+
 class MissingExtra(ConfigurationError):
     """An optional dependency is not installed; names the extra that brings it."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outrider.training.features import Featured, extract
-from outrider.training.generation import generate
+from outrider.training.features import Extractor, Featured
+from support.generation import generate
 from support.tiny import reference
 
 __all__ = ["featured"]
+
+BATCH_TOKENS = 4096
 
 
 def featured(
@@ -19,4 +21,4 @@ def featured(
     temperatures = [float(i % 2) for i in range(len(prompts))]
     answers = generate(model, prompts, temperatures, list(range(len(prompts))), [model.config.vocab_size - 1], answer)
     triples = [("ab"[i % 2], list(p), a) for i, (p, a) in enumerate(zip(prompts, answers, strict=True))]
-    return extract(model, triples, layer_ids)
+    return Extractor(model, layer_ids, BATCH_TOKENS).run(triples)

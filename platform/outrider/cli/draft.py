@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.errors import ConfigurationError, NotEnoughDisk
+from outrider.errors import ConfigurationError, NotEnoughDisk, OutputNotWritable
 
 if TYPE_CHECKING:
     from outrider.training.artifacts import Manifest
@@ -31,23 +31,39 @@ Restart = Annotated[bool, typer.Option("--restart", help="Start over; what is th
 Json = Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")]
 
 _INTERRUPTED = 130
+_REFUSED_BY_SYSTEM = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT,
+)  # fmt: skip
 
 
 def run_stage(work: Callable[[], Manifest]) -> Manifest:
-    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on. Raises NotEnoughDisk."""
+    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on.
+
+    Raises NotEnoughDisk and OutputNotWritable for what the system says of files that no stage speaks about itself.
+    """
     _quiet_libraries()
     try:
         return work()
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise NotEnoughDisk(
-            f"the disk is full ({error.filename or 'while writing'}); what is finished is kept: free some space and "
-            "resume with the same command"
-        ) from error
+        raise _explained(error) from error
     except KeyboardInterrupt:
         typer.echo("stopped; what is finished is kept: resume with the same command", err=True)
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _explained(error: OSError) -> Exception:
+    """An error of the file system with what to do about it; any other as it is."""
+    if error.errno == errno.ENOSPC:
+        return NotEnoughDisk(
+            f"the disk is full ({error.filename or 'while writing'}); what is finished is kept: free some space and "
+            "resume with the same command"
+        )
+    if error.errno in _REFUSED_BY_SYSTEM and error.filename:
+        return OutputNotWritable(
+            f"{error.filename}: {error.strerror}; make the recipe's `output` a folder that can be written, with files "
+            "that can be read"
+        )
+    return error
 
 
 def _quiet_libraries() -> None:
@@ -101,8 +117,11 @@ def init(
     if recipe.exists():
         raise ConfigurationError(f"{recipe} exists; remove it, or name another with --recipe")
     text = sketch_recipe(target, prompts, output or Path("drafts") / target.absolute().name, recipe)
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(text, encoding="utf-8")
+    try:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputNotWritable(f"{recipe}: {error.strerror}; write the recipe somewhere else with --recipe") from error
     open_subject(load_recipe(recipe))
     following = f"outrider draft prepare --recipe {recipe}"
     typer.echo(

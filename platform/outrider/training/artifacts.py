@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import outrider
-from outrider.errors import ArtifactBroken, ArtifactMismatch, ArtifactMissing
+from outrider.errors import ArtifactBroken, ArtifactMismatch, ArtifactMissing, ConfigurationError
 from outrider.training.storage import sync_directory, write_json
 
 __all__ = ["COMMANDS", "FORMAT_VERSION", "Artifact", "FileEntry", "Manifest", "file_sha256"]
@@ -42,6 +43,7 @@ _REPAIRED = ("features",)
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
 _CHUNK_BYTES = 1 << 20
+_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,12 @@ class Artifact:
     """
 
     def __init__(self, output: Path, kind: str, variant: str = "") -> None:
+        """Raises ConfigurationError for a variant that cannot be part of a folder's name."""
+        if variant and not _VARIANT.fullmatch(variant):
+            raise ConfigurationError(
+                f"--name or --label '{variant}' becomes part of a folder's name: use letters, digits, '.', '_', '-', "
+                "beginning with a letter or a digit"
+            )
         self.kind = kind
         self.command = f"outrider draft {COMMANDS[kind]}" + (f" --name {variant}" if variant else "")
         self.directory = output / (f"{kind}-{variant}" if variant else kind)
@@ -160,6 +168,16 @@ class Artifact:
         self.check_sizes()
         return manifest
 
+    def require_from(self, inputs: Mapping[str, str]) -> Manifest:
+        """As `require`, of an artifact that was made from these inputs, whatever else it was made from.
+
+        A stage that reads two artifacts asks so whether they belong together. Raises ArtifactMismatch.
+        """
+        manifest = self.require()
+        found = asdict(manifest) | {"inputs": {n: h for n, h in manifest.inputs.items() if n in inputs}, "settings": {}}
+        self._check_origin(found, self._origin(inputs, {}))
+        return manifest
+
     def reopen(self) -> None:
         """Turn a finished artifact into an interrupted one, for its stage to replace what is damaged."""
         manifest = self.manifest()
@@ -224,8 +242,14 @@ class Artifact:
         return [name.as_posix() for name in names if name.name not in (_MANIFEST, _BEGUN) and not _is_partial(name)]
 
     def _put_aside(self) -> None:
-        """Move what is there to `<name>.old`; a kill in between never leaves half an old one with its manifest."""
+        """Move what is there to `<name>.old`; a kill in between never leaves half an old one with its manifest.
+
+        What was begun and holds nothing yet is no reason to give up an older one.
+        """
         if not self.directory.exists():
+            return
+        if not any(path.is_file() and path.name != _BEGUN for path in self.directory.rglob("*")):
+            shutil.rmtree(self.directory)
             return
         old = self.directory.with_name(f"{self.directory.name}.old")
         (old / _MANIFEST).unlink(missing_ok=True)
@@ -261,5 +285,13 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
             elif before[name] != now[name] and part == "inputs":
                 differing.append(f"{label} {name} changed ({before[name][:12]} → {now[name][:12]})")
             elif before[name] != now[name]:
-                differing.append(f"{label} {name} was {json.dumps(before[name])}, now {json.dumps(now[name])}")
+                differing += _changes(f"{label} {name}", before[name], now[name])
     return differing
+
+
+def _changes(name: str, before: Any, now: Any) -> list[str]:
+    """What differs inside a setting, field by field where it is a section."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [f"{name} was {json.dumps(before)}, now {json.dumps(now)}"]
+    fields = [field for field in sorted(before.keys() | now.keys()) if before.get(field) != now.get(field)]
+    return [each for field in fields for each in _changes(f"{name}.{field}", before.get(field), now.get(field))]

@@ -25,13 +25,13 @@ import torch
 from outrider.errors import ArtifactBroken, NotEnoughDisk
 from outrider.training.answers import Answer, read_answers
 from outrider.training.artifacts import Artifact, Manifest, file_sha256
-from outrider.training.features import Conversation, Extractor, Featured, Features
+from outrider.training.features import Conversation, Extractor, Featured, Features, check_finite
 from outrider.training.progress import Progress
 from outrider.training.recipe import Recipe
 from outrider.training.storage import sync_directory, write_json
 from outrider.training.subject import Subject, open_subject
 
-__all__ = ["FeatureCache", "OnTheFlyFeatures", "cache", "conversations_of", "open_features"]
+__all__ = ["FeatureCache", "OnTheFlyFeatures", "cache", "check_features", "conversations_of", "open_features"]
 
 _INDEX = "shards.json"
 _MARGIN_BYTES = 64 << 20
@@ -44,7 +44,8 @@ def cache(recipe: Recipe, *, restart: bool = False, log: Callable[[str], None] |
 
     Damaged shards of a finished cache are made again. In on-the-fly mode nothing is stored but the manifest.
     Raises ArtifactMissing without answers, ArtifactMismatch when answers, target, tokenizer or tapped layers changed,
-    NotEnoughDisk with the numbers before anything is written, or midway with all finished shards kept.
+    NotEnoughDisk with the numbers before anything is written, or midway with all finished shards kept,
+    ModelDirectoryError for a target whose states are not finite.
     """
     say = log or (lambda line: print(line, file=sys.stderr, flush=True))
     subject = open_subject(recipe)
@@ -69,20 +70,29 @@ def cache(recipe: Recipe, *, restart: bool = False, log: Callable[[str], None] |
         extractor = Extractor.load(recipe.target, recipe.drafter.target_layer_ids)
         with Progress("cache") as progress:
             for number in writer.missing():
-                writer.write(number, extractor.run(plan[number]))
+                rows = extractor.run(plan[number])
+                check_finite(rows, recipe.target)
+                writer.write(number, rows)
                 progress.update((number + 1) / len(plan), shards=f"{number + 1}/{len(plan)}")
     return artifact.finish(figures | {"shards": len(plan)})
+
+
+def check_features(recipe: Recipe, subject: Subject) -> Manifest:
+    """The manifest of a recipe's features, without reading them.
+
+    Raises ArtifactMissing before `outrider draft cache`, ArtifactMismatch when it was made from another target,
+    tokenizer, answers or other tapped layers, ArtifactBroken naming a file that is truncated.
+    """
+    return Artifact(recipe.output, "features").require(*_origin(recipe, subject))
 
 
 def open_features(recipe: Recipe) -> Features:
     """The training features of a recipe, from disk or computed as needed.
 
-    Raises ArtifactMissing before `outrider draft cache`, ArtifactMismatch when it was made from another target,
-    tokenizer, answers or other tapped layers, ArtifactBroken naming a truncated or corrupt shard.
+    Raises what `check_features` does, and ArtifactBroken naming a shard whose bytes are not those that were written.
     """
-    subject = open_subject(recipe)
     artifact = Artifact(recipe.output, "features")
-    artifact.require(*_origin(recipe, subject))
+    check_features(recipe, open_subject(recipe))
     if recipe.cache.mode == "disk":
         return FeatureCache(artifact)
     extractor = Extractor.load(recipe.target, recipe.drafter.target_layer_ids)
@@ -241,8 +251,8 @@ def _serialised(rows: Sequence[Featured]) -> bytes:
 
 
 def _origin(recipe: Recipe, subject: Subject) -> tuple[dict[str, str], dict[str, Any]]:
-    """Inputs and settings of a recipe's features."""
-    answers = Artifact(recipe.output, "answers").require()
+    """Inputs and settings of a recipe's features. Raises ArtifactMismatch for the answers of another target."""
+    answers = Artifact(recipe.output, "answers").require_from(subject.inputs)
     settings = recipe.cache.model_dump(mode="json") | {"target_layer_ids": list(recipe.drafter.target_layer_ids)}
     return {"answers": answers.hash, **subject.inputs}, settings
 

@@ -32,11 +32,13 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
 
     Each class of traffic (greedy, sampled) is fitted on some prompts and judged on the others; what was judged is what
     is kept, without a second fit on all of them.
-    Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed, DataError with too few prompts.
+    Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed or is of another drafter, DataError
+    with too few prompts.
     """
     drafter = drafter_artifact(recipe, variant)
     evaluation = Artifact(recipe.output, "evaluation", "-".join(filter(None, (variant, label))))
-    inputs = {"drafter": drafter.require().hash, "evaluation": evaluation.require().hash}
+    made = drafter.require().hash
+    inputs = {"drafter": made, "evaluation": evaluation.require_from({"drafter": made}).hash}
     artifact = Artifact(recipe.output, "calibration", variant)
     settings = recipe.calibration.model_dump(mode="json") | {"seed": recipe.seed}
     if not artifact.begin(inputs, settings, restart=restart):

@@ -22,11 +22,13 @@ CARD = "README.md"
 def export_stage(recipe: Recipe, *, variant: str = "", restart: bool = False) -> Manifest:
     """Make `export/`, which serving configurations, `open_engine` and DeepSpec's loader take as it is.
 
-    Raises ArtifactMissing without drafter or calibration, DrafterMismatch when they do not belong together.
+    Raises ArtifactMissing without drafter or calibration, ArtifactMismatch when they do not belong together.
     """
     subject = open_subject(recipe)
     parts = {kind: Artifact(recipe.output, kind, variant) for kind in ("drafter", "evaluation", "calibration")}
-    manifests = {kind: part.require() for kind, part in parts.items()}
+    manifests = {"drafter": parts["drafter"].require_from(subject.inputs)}
+    of_drafter = {"drafter": manifests["drafter"].hash}
+    manifests |= {kind: parts[kind].require_from(of_drafter) for kind in ("evaluation", "calibration")}
     inputs = subject.inputs | {kind: manifest.hash for kind, manifest in manifests.items()}
     artifact = Artifact(recipe.output, "export", variant)
     settings = {"target": recipe.target.name}

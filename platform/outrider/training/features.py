@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from outrider.errors import ModelDirectoryError
-from outrider.training.progress import Progress
 
-__all__ = ["BATCH_TOKENS", "Conversation", "Extractor", "Featured", "Features", "extract", "tapped"]
+__all__ = ["BATCH_TOKENS", "Conversation", "Extractor", "Featured", "Features", "check_finite", "tapped"]
 
 BATCH_TOKENS = 4096
 
@@ -85,7 +85,7 @@ class Extractor:
         dtype = torch.float32 if place == "cpu" else torch.bfloat16
         try:
             model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=dtype)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
         return cls(model.to(place).eval(), layer_ids)
@@ -131,9 +131,12 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def extract(model: Any, conversations: Sequence[Conversation], layer_ids: Sequence[int]) -> list[Featured]:
-    """Features of (domain, prompt, response) triples, in the order given."""
-    with Progress("features") as progress:
-        return Extractor(model, layer_ids, BATCH_TOKENS).run(
-            conversations, lambda done: progress.update(done / len(conversations), conversations=done)
-        )
+def check_finite(rows: Sequence[Featured], target: Path) -> None:
+    """States that are no numbers would only show as a loss that is none. Raises ModelDirectoryError."""
+    for row in rows:
+        if not (torch.isfinite(row.features).all() and torch.isfinite(row.last).all()):
+            answer = row.tokens[row.prompt_tokens :][:8].tolist()
+            raise ModelDirectoryError(
+                f"{target}: the states over an answer that begins with tokens {answer} are not finite numbers; the "
+                "weights are damaged, or their activations overflow bf16"
+            )

@@ -61,7 +61,7 @@ def regenerate(recipe: Recipe, *, restart: bool = False) -> Manifest:
     """
     subject = open_subject(recipe)
     prompts = Artifact(recipe.output, "prompts")
-    source = prompts.require()
+    source = prompts.require_from({"tokenizer": subject.tokenizer})
     section = recipe.answers
     artifact = Artifact(recipe.output, "answers")
     settings = section.model_dump(mode="json", exclude={"drafter", "concurrency"}) | {"seed": recipe.seed}

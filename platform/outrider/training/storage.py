@@ -5,30 +5,65 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+
+from outrider.errors import ArtifactBroken
 
 __all__ = ["fingerprint", "load_checkpoint", "replace_directory", "save_checkpoint", "sync_directory", "write_json"]
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """`torch.save`, atomically; a crash leaves the previous checkpoint."""
+    """`torch.save`, atomically; a crash or a full disk leaves the previous checkpoint. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(dict(state), partial)
+    with partial.open("wb") as stream:
+        whole = _Watched(stream)
+        try:
+            torch.save(dict(state), whole)  # type: ignore[arg-type]
+        except RuntimeError as error:  # what torch makes of a write that failed
+            partial.unlink(missing_ok=True)
+            raise whole.failure or error from None
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The last whole checkpoint, or None."""
+    """The last whole checkpoint, or None. Raises ArtifactBroken for a file that is none."""
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactBroken(
+            f"{path}: not a readable checkpoint ({reason.split('. ')[0]}); remove the file to start from the first step"
+        ) from error
     return state
+
+
+class _Watched:
+    """A stream that remembers why it could not be written: torch reports a full disk as a wrong position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._stream.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def replace_directory(directory: Path, fill: Callable[[Path], None]) -> None:

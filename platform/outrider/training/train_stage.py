@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from outrider.drafter.model import DSparkModel
-from outrider.errors import DataError, MissingExtra, ModelDirectoryError
+from outrider.errors import ConfigurationError, DataError, MissingExtra, ModelDirectoryError
 from outrider.training.artifacts import Artifact, Manifest
-from outrider.training.cache import open_features
+from outrider.training.cache import check_features, open_features
 from outrider.training.journal import read_journal
 from outrider.training.plots import loss_plot
 from outrider.training.recipe import Recipe
@@ -37,7 +39,7 @@ def load_stock(directory: Path) -> Any:
 
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelDirectoryError(f"model {directory.name}: weights do not load: {reason}") from error
     return model.eval()
@@ -48,10 +50,10 @@ def train_stage(recipe: Recipe, *, variant: str = "", restart: bool = False, dev
 
     The folder holds the drafter in DeepSpec's format, losses.jsonl, TensorBoard events and losses.png.
     Raises ArtifactMissing without features, ArtifactMismatch when they or the settings changed, TrainingDiverged,
-    DataError when no answer is long enough to learn from.
+    DataError when no answer is long enough to learn from, ConfigurationError for a device that is not there.
     """
     subject = open_subject(recipe)
-    features = Artifact(recipe.output, "features").require()
+    place, features = _device(device), check_features(recipe, subject)
     artifact = drafter_artifact(recipe, variant)
     training = recipe.training.model_dump(mode="json", exclude={"checkpoint_s"})
     settings = {"drafter": recipe.drafter.model_dump(mode="json"), "training": training, "seed": recipe.seed}
@@ -60,7 +62,7 @@ def train_stage(recipe: Recipe, *, variant: str = "", restart: bool = False, dev
     conversations: Any = open_features(recipe)
     drafter = _new(recipe, subject)
     try:
-        trainer = Trainer(drafter, conversations, recipe.training, seed=recipe.seed, device=device)
+        trainer = Trainer(drafter, conversations, recipe.training, seed=recipe.seed, device=place)
     except ValueError as error:
         raise DataError(f"{Artifact(recipe.output, 'answers').directory}: {error}") from error
     checkpoint, label = artifact.directory / CHECKPOINT, variant or recipe.drafter.kind
@@ -79,6 +81,17 @@ def train_stage(recipe: Recipe, *, variant: str = "", restart: bool = False, dev
     return manifest
 
 
+def _device(name: str) -> str:
+    """A device by its name, or where training runs best. Raises ConfigurationError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ConfigurationError(f"--device {name}: known: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("--device cuda: PyTorch finds no CUDA device here; use --device cpu, or auto")
+    return name
+
+
 def _new(recipe: Recipe, subject: Subject) -> DSparkModel:
     return new_drafter(
         load_stock(recipe.target),
@@ -94,7 +107,12 @@ def _write(drafter: DSparkModel, directory: Path) -> None:
     """The drafter's files, each whole or absent."""
     partial = directory / ".weights.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    drafter.save(partial)
+    try:
+        drafter.save(partial)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial)) from error
     for file in sorted(partial.iterdir()):
         os.replace(file, directory / file.name)
     partial.rmdir()
