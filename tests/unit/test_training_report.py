@@ -37,14 +37,30 @@ def test_overrides_change_one_field_each_and_keep_the_rest(recipe: Recipe) -> No
     assert changed.prompts == recipe.prompts
 
 
+def test_an_override_leaves_every_other_value_as_it_was(recipe: Recipe) -> None:
+    assert override(recipe, ["seed=8"]) == recipe.model_copy(update={"seed": 8})
+    odd = override(recipe, ["training.learning_rate=0.00001", "answers.drafter='/a b/ü: c'", "evaluation.compare=[x]"])
+    assert odd.answers.drafter == Path("/a b/ü: c")
+    assert odd.evaluation.compare == (Path.cwd() / "x",)
+    assert override(odd, ["seed=8"]).training == odd.training
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ("training.steps", "FIELD=VALUE"),
-        ("training.stpes=3", "no field stpes"),
-        ("trainings.steps=3", "no section trainings"),
-        ("training.steps=many", "training.steps"),
+        ("training.stpes=3", "unknown field 'stpes'; did you mean 'steps'"),
+        ("trainings.steps=3", "unknown section 'trainings'; did you mean 'training'"),
+        ("=3", "FIELD=VALUE"),
+        ("drafter=3", "drafter: expected a mapping"),
+        ("training.steps=many", "training.steps: expected a whole number, got text 'many'"),
+        ("training.steps=1.5", "training.steps: expected a whole number"),
         ("training.learning_rate=-1", "training.learning_rate"),
+        ("training.loss={ce: 0, tv: 0}", "training.loss: ce and tv are both 0"),
+        ("drafter.target_layer_ids=[1, 0]", "drafter.target_layer_ids: must ascend"),
+        ("drafter.markov_rank=0", "kind: dflash"),
+        ("drafter.kind=dsparc", "did you mean 'dspark'"),
+        ("evaluation.compare=somewhere", "evaluation.compare: expected a list"),
         ("training.steps=[", "YAML"),
     ],
 )

@@ -35,10 +35,10 @@ def _load(path: Path, changes: list[str] | None) -> Recipe:
     return override(recipe, changes) if changes else recipe
 
 
-def _folder(recipe: Recipe, kind: str, name: str) -> Any:
+def _folder(recipe: Recipe, kind: str, name: str, label: str = "") -> Any:
     from outrider.training.artifacts import Artifact
 
-    return Artifact(recipe.output, kind, name).directory
+    return Artifact(recipe.output, kind, name, label).directory
 
 
 @app.command()
@@ -78,7 +78,7 @@ def evaluate(
         raise typer.BadParameter("--prompts needs --label, so that the held-out evaluation is kept")
     files = [file.absolute() for file in prompts or ()]
     work = lambda: eval_stage(loaded, variant=name, label=label, prompts=files, restart=restart)  # noqa: E731
-    finish(run_stage(work), _folder(loaded, "evaluation", "-".join(filter(None, (name, label)))), as_json)
+    finish(run_stage(work), _folder(loaded, "evaluation", name, label), as_json)
 
 
 @app.command()

@@ -43,7 +43,7 @@ _REPAIRED = ("features",)
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
 _CHUNK_BYTES = 1 << 20
-_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,19 @@ class Artifact:
     `variant` is for several drafters over one set of features: `drafter-VARIANT` and so on stand beside `drafter`.
     """
 
-    def __init__(self, output: Path, kind: str, variant: str = "") -> None:
-        """Raises ConfigurationError for a variant that cannot be part of a folder's name."""
-        if variant and not _VARIANT.fullmatch(variant):
+    def __init__(self, output: Path, kind: str, variant: str = "", label: str = "") -> None:
+        """`label` tells evaluations of one drafter apart. Raises ConfigurationError for what cannot name a folder."""
+        for option, name in (("--name", variant), ("--label", label)):
+            if not name or _NAME.fullmatch(name):
+                continue
             raise ConfigurationError(
-                f"--name or --label '{variant}' becomes part of a folder's name: use letters, digits, '.', '_', '-', "
+                f"{option} '{name}' becomes part of a folder's name: use letters, digits, '.', '_', '-', "
                 "beginning with a letter or a digit"
             )
         self.kind = kind
-        self.command = f"outrider draft {COMMANDS[kind]}" + (f" --name {variant}" if variant else "")
-        self.directory = output / (f"{kind}-{variant}" if variant else kind)
+        options = (f" --name {variant}" if variant else "") + (f" --prompts FILE --label {label}" if label else "")
+        self.command = f"outrider draft {COMMANDS[kind]}{options}"
+        self.directory = output / "-".join(filter(None, (kind, variant, label)))
 
     def begin(self, inputs: Mapping[str, str], settings: Mapping[str, Any], *, restart: bool = False) -> bool:
         """Get the directory ready for work; False, said on stderr, when it is complete and up to date.

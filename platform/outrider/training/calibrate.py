@@ -36,7 +36,7 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
     with too few prompts.
     """
     drafter = drafter_artifact(recipe, variant)
-    evaluation = Artifact(recipe.output, "evaluation", "-".join(filter(None, (variant, label))))
+    evaluation = Artifact(recipe.output, "evaluation", variant, label)
     made = drafter.require().hash
     inputs = {"drafter": made, "evaluation": evaluation.require_from({"drafter": made}).hash}
     artifact = Artifact(recipe.output, "calibration", variant)

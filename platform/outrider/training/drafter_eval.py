@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from outrider.drafter.config import DSparkConfig
 from outrider.drafter.lookup import LookupProposer
 from outrider.drafter.model import DSparkModel
-from outrider.drafter.plain import PlainModel, PlainProposer
+from outrider.drafter.plain import PlainConfig, PlainModel, PlainProposer
 from outrider.drafter.proposer import Proposer
-from outrider.errors import DrafterMismatch
+from outrider.errors import ConfigurationError, DataError, DrafterMismatch
 from outrider.training.acceptance import figures_by_domain
 from outrider.training.artifacts import Artifact, Manifest, file_sha256
 from outrider.training.progress import Progress
@@ -60,30 +61,34 @@ def eval_stage(
     """Make `evaluation/` for a drafter: on the recipe's held-out prompts, or on `prompts` files, told apart by `label`.
 
     Raises ArtifactMissing without a drafter or prompts, ArtifactMismatch when they or the settings changed, DataError
-    for prompt files that cannot be read, DrafterMismatch for a compared drafter of another target.
+    for prompt files that cannot be read, DrafterMismatch for a compared drafter of another target; all of these before
+    anything that is there is touched.
     """
     subject = open_subject(recipe)
     drafter = drafter_artifact(recipe, variant)
-    manifest = drafter.require()
+    manifest = drafter.require_from(subject.inputs)
     methods = _methods(recipe, subject, drafter.directory)
-    artifact = Artifact(recipe.output, "evaluation", "-".join(filter(None, (variant, label))))
+    artifact = Artifact(recipe.output, "evaluation", variant, label)
     inputs = {**subject.inputs, "drafter": manifest.hash}
     for method in methods[1:]:
         if method.directory is not None:
             inputs[method.name] = model_identity(method.directory, recipe.output / "identities.json")
     if prompts:
         files = list(prompts)
-        inputs |= {file.name: file_sha256(file) for file in files if file.is_file()}
+        for file in files:
+            if not file.is_file():
+                raise DataError(f"{file}: no such file; check --prompts")
+            inputs[file.name] = file_sha256(file)
     else:
         source = Artifact(recipe.output, "prompts")
         inputs["prompts"] = source.require().hash
         files = [source.check_content("heldout.jsonl")]
     section = recipe.evaluation.model_dump(mode="json", exclude={"compare", "plain_model"})
     settings = section | {"methods": [method.name for method in methods], "seed": recipe.seed}
-    if not artifact.begin(inputs, settings, restart=restart):
-        return artifact.require()
     limit, longest = recipe.evaluation.limit_per_domain, recipe.evaluation.max_new_tokens
     trials = read_trials(files, subject.text, limit, longest, chat=bool(prompts))
+    if not artifact.begin(inputs, settings, restart=restart):
+        return artifact.require()
     report = _evaluate(recipe, subject, trials, methods, artifact.directory)
     write_json(artifact.directory / EVALUATION, report)
     return artifact.finish(_short(report))
@@ -152,16 +157,18 @@ def _rounds(method: _Method, answers: Sequence[KnownAnswer], states: _States, te
 
 
 def _methods(recipe: Recipe, subject: Subject, drafter: Path) -> list[_Method]:
-    """The drafter first, then baselines and what the recipe compares with."""
+    """The drafter first, then what the recipe compares with and baselines; all are checked before any is loaded."""
     gamma = recipe.drafter.block_size
     vocab, context = subject.text.vocab_size, subject.text.context_tokens
     methods = [_Method(drafter.name, lambda: _fitting(drafter, subject), drafter)]
     for directory in recipe.evaluation.compare:
+        _check_fits(directory, subject)
         taken = {method.name for method in methods}
         name = directory.name if directory.name not in taken else f"{directory.parent.name}-{directory.name}"
         methods.append(_Method(name, lambda directory=directory: _fitting(directory, subject), directory))  # type: ignore[misc]
     if recipe.evaluation.plain_model is not None:
         plain = recipe.evaluation.plain_model
+        _check_plain(plain, vocab)
         methods.append(_Method("plain-model", lambda: PlainProposer(PlainModel.load(plain), gamma), plain))
     if "prompt-lookup" in recipe.evaluation.baselines:
         methods.append(_Method("prompt-lookup", lambda: LookupProposer(vocab, context, gamma), None))
@@ -170,16 +177,51 @@ def _methods(recipe: Recipe, subject: Subject, drafter: Path) -> list[_Method]:
 
 def _fitting(directory: Path, subject: Subject) -> DSparkModel:
     """A drafter of this target. Raises DrafterMismatch."""
-    model = DSparkModel.load(directory)
-    config = model.config
+    _check_fits(directory, subject)
+    return DSparkModel.load(directory)
+
+
+def _check_fits(directory: Path, subject: Subject) -> None:
+    """Whether a folder holds a drafter of this target's shape and, where it says what it was made from, of this target.
+
+    Raises ConfigurationError, DrafterMismatch.
+    """
+    if not (directory / "config.json").is_file():
+        raise ConfigurationError(f"evaluation.compare: {directory} has no config.json; name the folder of a drafter")
+    config = DSparkConfig.load(directory)
     for field, ours, theirs in (
         ("hidden_size", config.hidden_size, subject.hidden_size),
         ("num_target_layers", config.num_target_layers, subject.layers),
         ("vocab_size", config.vocab_size, subject.text.vocab_size),
     ):
         if ours != theirs:
-            raise DrafterMismatch(f"drafter {directory.name}: {field} is {ours}, its target has {theirs}", param=field)
-    return model
+            raise DrafterMismatch(
+                f"drafter {directory}: {field} is {ours}, the target {subject.directory} has {theirs}; it was made for "
+                "another target",
+                param=field,
+            )
+    made_for = None
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a drafter from elsewhere has no manifest of ours
+        made_for = json.loads((directory / "manifest.json").read_text("utf-8"))["inputs"]["target"]
+    if made_for not in (None, subject.identity):
+        raise DrafterMismatch(
+            f"drafter {directory}: its manifest.json says that it was made for another target ({made_for[:12]}) than "
+            f"{subject.directory} ({subject.identity[:12]})",
+            param="evaluation.compare",
+        )
+
+
+def _check_plain(directory: Path, vocab: int) -> None:
+    """Whether a plain model can draft for a target with `vocab` ids. Raises ConfigurationError, DrafterMismatch."""
+    if not (directory / "config.json").is_file():
+        raise ConfigurationError(f"evaluation.plain_model: {directory} has no config.json; name the folder of a model")
+    size = PlainConfig.load(directory).vocab_size
+    if size != vocab:
+        raise DrafterMismatch(
+            f"evaluation.plain_model: {directory} has {size} token ids, the target {vocab}; a plain drafter shares the "
+            "target's tokenizer",
+            param="evaluation.plain_model",
+        )
 
 
 def _about(method: _Method) -> dict[str, Any]:

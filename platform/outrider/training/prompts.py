@@ -55,7 +55,7 @@ def read_file(path: Path) -> Iterator[tuple[int, Any]]:
     Raises DataError for a file that cannot be read, MissingExtra for Parquet without pyarrow.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; check prompts.files in the recipe")
+        raise DataError(f"{path}: no such file")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return

@@ -26,7 +26,9 @@ __all__ = [
     "PromptsSection",
     "Recipe",
     "TrainingSection",
+    "cross_problems",
     "load_recipe",
+    "resolved",
 ]
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -170,11 +172,11 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises RecipeError that lists every problem with file, line, column and field. What only the target's files can
     tell (how many layers there are, whether the mask token exists) is checked when the target is opened.
     """
-    recipe = load_model(path, Recipe, error=RecipeError, noun="recipe", checks=_cross_problems)
-    return _resolved(recipe, Path(path).absolute().parent)
+    recipe = load_model(path, Recipe, error=RecipeError, noun="recipe", checks=cross_problems)
+    return resolved(recipe, Path(path).absolute().parent)
 
 
-def _resolved(recipe: Recipe, base: Path) -> Recipe:
+def resolved(recipe: Recipe, base: Path) -> Recipe:
     """Relative paths under `base`; `~` is the home folder."""
 
     def place(path: Path) -> Path:
@@ -195,7 +197,7 @@ def _resolved(recipe: Recipe, base: Path) -> Recipe:
     return recipe.model_copy(update=update | {"target": place(recipe.target), "output": place(recipe.output)})
 
 
-def _cross_problems(document: Document) -> Iterator[Problem]:
+def cross_problems(document: Document) -> Iterator[Problem]:
     """What fields say about one another; values of a wrong kind are left to the schema's own complaints."""
     yield from _drafter_problems(document)
     loss = _value(document, "training", "loss")

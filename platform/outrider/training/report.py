@@ -23,14 +23,15 @@ REPORT = "report.md"
 def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (), restart: bool = False) -> Manifest:
     """Make `report/`: report.md, report.json and PNG plots from the evaluation, further ones by label, and calibration.
 
-    Plots need matplotlib; without it they are left out, and that is said. Raises ArtifactMissing without an evaluation.
+    Plots need matplotlib; without it they are left out, and that is said. Raises ArtifactMissing without an evaluation,
+    ArtifactMismatch for evaluations or a calibration of different drafters.
     """
-    names = [variant, *("-".join(filter(None, (variant, label))) for label in labels)]
-    evaluations = [Artifact(recipe.output, "evaluation", name) for name in names]
+    evaluations = [Artifact(recipe.output, "evaluation", variant, label) for label in ("", *labels)]
     calibration = Artifact(recipe.output, "calibration", variant)
-    inputs = {each.directory.name: each.require().hash for each in evaluations}
+    made = {"drafter": evaluations[0].require().inputs["drafter"]}  # figures of one drafter stay together
+    inputs = {each.directory.name: each.require_from(made).hash for each in evaluations}
     if calibration.manifest() is not None:
-        inputs["calibration"] = calibration.require_from(_drafter_of(evaluations[0])).hash
+        inputs["calibration"] = calibration.require_from(made).hash
     artifact = Artifact(recipe.output, "report", variant)
     if not artifact.begin(inputs, {"labels": list(labels)}, restart=restart):
         return artifact.require()
@@ -44,12 +45,6 @@ def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (
     tables = {title: _tables(content) for title, content in zip(titles, contents, strict=True)}
     write_json(artifact.directory / "report.json", {"evaluations": tables, "calibration": figures})
     return artifact.finish({"plots": len(drawn), "evaluations": len(contents)})
-
-
-def _drafter_of(evaluation: Artifact) -> dict[str, str]:
-    """The input that a calibration shares with the evaluation beside it: figures of one drafter stay together."""
-    inputs = evaluation.require().inputs
-    return {"drafter": inputs["drafter"]}
 
 
 def describe(name: str, about: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ def read_trials(
     Prompts that leave no room for an answer are left out. Raises DataError.
     """
     found: list[Trial] = []
+    too_long = 0
     counts: dict[str, int] = {}
     for file in files:
         for number, value in read_file(file):
@@ -63,8 +64,19 @@ def read_trials(
             if len(tokens) + max_new_tokens <= text.context_tokens:
                 counts[domain] = counts.get(domain, 0) + 1
                 found.append(Trial(record.id, domain, tokens))
+            else:
+                too_long += 1
     if not found:
-        raise DataError(f"no prompt to evaluate on in {', '.join(map(str, files))}")
+        named = ", ".join(map(str, files))
+        if too_long:
+            raise DataError(
+                f"{named}: none of {too_long} prompts leaves room for evaluation.max_new_tokens ({max_new_tokens}) in "
+                f"the target's context of {text.context_tokens} tokens; lower it, or give shorter prompts"
+            )
+        raise DataError(
+            f"{named}: no prompts to evaluate on; give a file with --prompts and a --label, or raise "
+            "prompts.heldout_percent and begin again with `outrider draft prepare --restart`"
+        )
     return found
 
 
