@@ -36,8 +36,8 @@ _REFUSED_BY_SYSTEM = (
 )  # fmt: skip
 
 
-def run_stage(work: Callable[[], Manifest]) -> Manifest:
-    """Do a stage's work; Ctrl-C ends it with exit code 130 and says how to go on.
+def run_stage(work: Callable[[], Manifest], output: Path) -> Manifest:
+    """Do a stage's work below `output`; Ctrl-C ends it with exit code 130 and says how to go on.
 
     Raises NotEnoughDisk and OutputNotWritable for what the system says of files that no stage speaks about itself.
     """
@@ -45,18 +45,17 @@ def run_stage(work: Callable[[], Manifest]) -> Manifest:
     try:
         return work()
     except OSError as error:
-        raise _explained(error) from error
+        raise _explained(error, output) from error
     except KeyboardInterrupt:
         typer.echo("stopped; what is finished is kept: resume with the same command", err=True)
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _explained(error: OSError) -> Exception:
+def _explained(error: OSError, output: Path) -> Exception:
     """An error of the file system with what to do about it; any other as it is."""
     if error.errno == errno.ENOSPC:
         return NotEnoughDisk(
-            f"the disk is full ({error.filename or 'while writing'}); what is finished is kept: free some space and "
-            "resume with the same command"
+            f"{output}: the disk is full; what is finished is kept: free some space, then the same command goes on"
         )
     if error.errno in _REFUSED_BY_SYSTEM and error.filename:
         return OutputNotWritable(
@@ -136,7 +135,7 @@ def prepare(recipe: RecipePath, restart: Restart = False, as_json: Json = False)
     from outrider.training.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "prompts", as_json)
+    finish(run_stage(lambda: work(loaded, restart=restart), loaded.output), loaded.output / "prompts", as_json)
 
 
 @app.command()
@@ -146,7 +145,7 @@ def regenerate(recipe: RecipePath, restart: Restart = False, as_json: Json = Fal
     from outrider.training.regenerate import regenerate as work
 
     loaded = load_recipe(recipe)
-    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "answers", as_json)
+    finish(run_stage(lambda: work(loaded, restart=restart), loaded.output), loaded.output / "answers", as_json)
 
 
 @app.command()
@@ -156,7 +155,7 @@ def cache(recipe: RecipePath, restart: Restart = False, as_json: Json = False) -
     from outrider.training.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    finish(run_stage(lambda: work(loaded, restart=restart)), loaded.output / "features", as_json)
+    finish(run_stage(lambda: work(loaded, restart=restart), loaded.output), loaded.output / "features", as_json)
 
 
 def _mount_training() -> None:

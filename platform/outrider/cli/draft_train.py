@@ -54,7 +54,7 @@ def train(
     from outrider.training.train_stage import train_stage
 
     loaded = _load(recipe, changes)
-    manifest = run_stage(lambda: train_stage(loaded, variant=name, restart=restart, device=device))
+    manifest = run_stage(lambda: train_stage(loaded, variant=name, restart=restart, device=device), loaded.output)
     finish(manifest, _folder(loaded, "drafter", name), as_json)
 
 
@@ -78,7 +78,7 @@ def evaluate(
         raise typer.BadParameter("--prompts needs --label, so that the held-out evaluation is kept")
     files = [file.absolute() for file in prompts or ()]
     work = lambda: eval_stage(loaded, variant=name, label=label, prompts=files, restart=restart)  # noqa: E731
-    finish(run_stage(work), _folder(loaded, "evaluation", name, label), as_json)
+    finish(run_stage(work, loaded.output), _folder(loaded, "evaluation", name, label), as_json)
 
 
 @app.command()
@@ -94,7 +94,7 @@ def calibrate(
     from outrider.training.calibrate import calibrate_stage
 
     loaded = _load(recipe, changes)
-    manifest = run_stage(lambda: calibrate_stage(loaded, variant=name, label=label, restart=restart))
+    manifest = run_stage(lambda: calibrate_stage(loaded, variant=name, label=label, restart=restart), loaded.output)
     finish(manifest, _folder(loaded, "calibration", name), as_json)
 
 
@@ -110,7 +110,7 @@ def export(
     from outrider.training.export import export_stage
 
     loaded = _load(recipe, changes)
-    manifest = run_stage(lambda: export_stage(loaded, variant=name, restart=restart))
+    manifest = run_stage(lambda: export_stage(loaded, variant=name, restart=restart), loaded.output)
     finish(manifest, _folder(loaded, "export", name), as_json)
 
 
@@ -129,5 +129,7 @@ def report(
     from outrider.training.report import report_stage
 
     loaded = _load(recipe, changes)
-    manifest = run_stage(lambda: report_stage(loaded, variant=name, labels=labels or (), restart=restart))
+    manifest = run_stage(
+        lambda: report_stage(loaded, variant=name, labels=labels or (), restart=restart), loaded.output
+    )
     finish(manifest, _folder(loaded, "report", name), as_json)
