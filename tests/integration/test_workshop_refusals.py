@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from outrider.errors import ArtifactBroken, ArtifactMismatch, ConfigurationError, DataError, DrafterMismatch
+from outrider.errors import (
+    ArtifactBroken,
+    ArtifactMismatch,
+    ConfigurationError,
+    DataError,
+    DrafterMismatch,
+    ModelDirectoryError,
+    NotEnoughDisk,
+    OutputNotWritable,
+)
 from support.texts import VOCAB
 from support.tiny import make_target
 from support.workshop import OUTPUT, call, contents, edit, made
@@ -142,3 +153,34 @@ def test_an_unknown_device_is_refused(copied: Path, device: str, said: str) -> N
     with pytest.raises(ConfigurationError, match=said):
         call(copied, "train", "--name", "other", "--device", device)
     assert not (copied / OUTPUT / "drafter-other").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_while_training_is_said_and_the_same_command_goes_on(copied: Path) -> None:
+    folder = copied / OUTPUT / "drafter-more"
+    folder.mkdir()
+    (folder / ".checkpoint.partial").symlink_to("/dev/full")
+    with pytest.raises(NotEnoughDisk, match=f"{OUTPUT}: the disk is full; what is finished is kept"):
+        call(copied, "train", "--name", "more")
+    call(copied, "train", "--name", "more")
+    first, second = (load_file(copied / OUTPUT / name / "model.safetensors") for name in ("drafter", "drafter-more"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("output", ["target/config.json", "target/config.json/run", "/proc/none"])
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_an_output_that_cannot_be_written_is_named(copied: Path, output: str, stage: str) -> None:
+    path = copied / "mine.yaml"
+    path.write_text(path.read_text("utf-8").replace(f"output: {OUTPUT}", f"output: {output}"))
+    with pytest.raises(OutputNotWritable, match=rf"{output}.*; make the recipe's `output` a folder"):
+        call(copied, stage)
+
+
+def test_nan_in_the_target_is_found_before_it_is_learnt_from(copied: Path) -> None:
+    weights = copied / "target/model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, weights, {"format": "pt"})
+    call(copied, "regenerate", "--restart")
+    with pytest.raises(ModelDirectoryError, match=r"target: the states over an answer .* are not finite numbers"):
+        call(copied, "cache", "--restart")

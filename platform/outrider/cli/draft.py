@@ -32,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the manifest as JSON."
 
 _INTERRUPTED = 130
 _REFUSED_BY_SYSTEM = (
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT,
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EDQUOT,
 )  # fmt: skip
 
 

@@ -22,15 +22,18 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """`torch.save`, atomically; a crash or a full disk leaves the previous checkpoint. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        whole = _Watched(stream)
-        try:
-            torch.save(dict(state), whole)  # type: ignore[arg-type]
-        except RuntimeError as error:  # what torch makes of a write that failed
-            partial.unlink(missing_ok=True)
-            raise whole.failure or error from None
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with partial.open("wb") as stream:
+            watched = _Watched(stream)
+            try:
+                torch.save(dict(state), watched)  # type: ignore[arg-type]
+            except RuntimeError as error:  # what torch makes of a write that failed
+                raise watched.failure or error from None
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, path)
 
 
