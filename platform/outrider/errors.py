@@ -72,6 +72,7 @@ __all__ = [
     "NotEnoughDisk",
     "NotReady",
     "OutOfBlocks",
+    "OutputNotWritable",
     "OutriderError",
     "Overloaded",
     "PolicyError",

@@ -72,6 +72,37 @@ def test_restart_keeps_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "answers.old/manifest.json").exists()
 
 
+def test_a_restart_that_came_to_nothing_does_not_cost_the_old_one(tmp_path: Path) -> None:
+    artifact = made(tmp_path)
+    for seed in range(3):
+        assert artifact.begin(INPUTS, {"seed": seed}, restart=True)
+    assert (tmp_path / "answers.old/a.jsonl").read_text() == "hello"
+
+
+def test_what_was_made_from_something_else_is_refused_by_that_input_alone(tmp_path: Path) -> None:
+    artifact = made(tmp_path)
+    assert artifact.require_from({"target": "2" * 64}) == artifact.require()
+    with pytest.raises(ArtifactMismatch, match=r"input target changed \(2{12} → 3{12}\)\. `outrider draft regenerate"):
+        artifact.require_from({"target": "3" * 64})
+    with pytest.raises(ArtifactMismatch, match="input drafter is new"):
+        artifact.require_from({"drafter": "3" * 64})
+
+
+def test_changes_inside_a_section_are_named_one_by_one(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, "drafter", "b")
+    artifact.begin(INPUTS, {"training": {"steps": 4, "loss": {"ce": 0.1, "tv": 0.9}}})
+    with pytest.raises(ArtifactMismatch) as refusal:
+        artifact.begin(INPUTS, {"training": {"steps": 4, "loss": {"ce": 1.0, "tv": 0.9}}})
+    assert "now: setting training.loss.ce was 0.1, now 1.0. `outrider draft train --name b" in refusal.value.message
+
+
+def test_an_evaluation_of_other_prompts_says_how_it_was_made(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, "evaluation", "b", "mine")
+    assert artifact.directory == tmp_path / "evaluation-b-mine"
+    with pytest.raises(ArtifactMissing, match="`outrider draft eval --name b --prompts FILE --label mine` first"):
+        artifact.require()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
