@@ -30,6 +30,7 @@
     │   ├── ArtifactMismatch            an artifact was made from other inputs or settings than the recipe's
     │   ├── ArtifactBroken              a file of an artifact is missing, truncated or was changed
     │   ├── NotEnoughDisk               the disk cannot hold what is to be written
+    │   ├── OutputNotWritable           files cannot be written where they are to go
     │   └── MissingExtra                an optional dependency is not installed
     └── RuntimeFault                    500/503  a part of the platform failed while serving
         ├── LinkError                   the draft link broke or timed out; the target goes on at depth 0

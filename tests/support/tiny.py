@@ -100,7 +100,9 @@ def make_drafter(
     torch.manual_seed(seed)
     drafter = DSparkModel(config)
     with torch.no_grad():
-        for name, weight in drafter.named_parameters():
+        # in an order of its own: a seed's weights do not change with the order in which a module declares its parts
+        parts = ("embed_tokens", "lm_head", "norm", "hidden_norm", "fc", "layers", "markov_head", "confidence_head")
+        for name, weight in sorted(drafter.named_parameters(), key=lambda pair: parts.index(pair[0].split(".")[0])):
             if weight.dim() == 2:
                 weight.normal_(std=weight.shape[1] ** -0.5)
             if name == "lm_head.weight":
