@@ -113,13 +113,6 @@ class DSparkModel(DraftBackbone):
             raise DrafterMismatch("this drafter has no Markov head: its markov_rank is 0", param="markov_rank")
         return product(latent).float()
 
-    def markov_bias(self, prev_ids: LongTensor | Tensor) -> tuple[Tensor, Tensor]:
-        """W2·W1[x] [..., V] in fp32, and W1[x] [..., r]: the bias of a `vanilla` head, which reads nothing else."""
-        if self.markov_head is None or self.config.markov_head_type != "vanilla":
-            raise DrafterMismatch("only a vanilla Markov head needs no hidden state", param="markov_head_type")
-        embedded = self.markov_head.markov_w1(prev_ids)
-        return self.latent_bias(embedded), embedded
-
     def confidence_logit(self, hidden: Tensor, embedding: Tensor | None = None) -> Tensor:
         """w·[h_k; W1[x_{k−1}]] + b, fp32: [...]; its sigmoid is the slot's conditional survival.
 
