@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import threading
 from pathlib import Path
@@ -135,3 +136,39 @@ def test_an_unwritable_path_is_the_operator_s_fault(tmp_path: Path) -> None:
 def test_events_have_no_field_for_text() -> None:
     names = {field.name for kind in (RequestEvent, RequestOutcome) for field in dataclasses.fields(kind)}
     assert not names & {"prompt", "messages", "text", "completion", "content", "stop", "tokens"}
+
+
+def test_threads_that_append_at_once_start_one_writer(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    for attempt in range(30):
+        log = EventLog(tmp_path / f"{attempt}.jsonl")
+        ready = threading.Barrier(4)
+
+        def append(log: EventLog = log, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            log.append(event())
+
+        threads = [threading.Thread(target=append) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writers = [each for each in threading.enumerate() if each not in before and each.name == "outrider-events"]
+        log.close()
+        assert len(writers) == 1
+
+
+def test_a_writer_that_starts_waits_for_a_line_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b'{"half')
+        log = EventLog(path)
+        log.append(event())
+        log.flush(timeout_s=0.2)
+        other.write(b'": 1}\n')
+        fcntl.flock(other, fcntl.LOCK_UN)
+    log.close()
+    first, *rest = path.read_bytes().splitlines()
+    assert first == b'{"half": 1}'
+    assert [json.loads(line)["decision_id"] for line in rest] == ["dec-1"]

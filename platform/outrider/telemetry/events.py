@@ -5,10 +5,12 @@ The types hold counts, names and times only, so prompts and completions cannot r
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -89,22 +91,25 @@ class EventLog:
         self._max_pending = max_pending
         self._pending: queue.SimpleQueue[RequestEvent | threading.Event | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def start(self) -> None:
         """Open the file and start the writer. Raises ConfigurationError where the path cannot be written."""
-        if self._writer is not None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise ConfigurationError(f"event log {self.path} cannot be written: {error.strerror}") from error
-        self._writer = threading.Thread(target=self._write, args=(file,), name="outrider-events", daemon=True)
-        self._writer.start()
+        with self._starting:
+            if self._writer is not None:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = self.path.open("ab", buffering=0)
+            except OSError as error:
+                raise ConfigurationError(f"event log {self.path} cannot be written: {error.strerror}") from error
+            self._writer = threading.Thread(target=self._write, args=(file,), name="outrider-events", daemon=True)
+            self._writer.start()
 
     def append(self, event: RequestEvent) -> None:
         """Hand one event to the writer, starting it if need be."""
-        self.start()
+        if self._writer is None:
+            self.start()
         if self._pending.qsize() >= self._max_pending:
             self.dropped += 1
             return
@@ -149,15 +154,17 @@ class EventLog:
                 yield from file
 
     def _write(self, file: FileIO) -> None:
-        """The writer thread: one write per batch, so that lines of several processes do not interleave."""
+        """The writer thread: one write per batch, under the file's lock, so that no other process sees half of it."""
         with file:
-            _end_torn_line(self.path, file)
+            with _locked(file):
+                _end_torn_line(self.path, file)
             running = True
             while running:
                 lines, waiting, running = self._next_batch()
                 if lines:
                     try:
-                        file.write(b"".join(lines))
+                        with _locked(file):
+                            file.write(b"".join(lines))
                     except OSError as error:
                         self._lose(len(lines), error)
                 for flushed in waiting:
@@ -195,6 +202,21 @@ def _decode(line: bytes) -> RequestEvent | None:
         return msgspec.json.decode(line, type=RequestEvent)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+@contextmanager
+def _locked(file: FileIO) -> Iterator[None]:
+    """Holds the file among all its writers: the end of a line being written is not a torn one.
+
+    The system drops the lock of a process that is killed. A file that knows no locks is written without.
+    """
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _end_torn_line(path: Path, file: FileIO) -> None:
