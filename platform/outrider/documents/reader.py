@@ -18,6 +18,7 @@ from outrider.documents.problems import Path, Problem, dotted, shown
 __all__ = ["Document", "read_document"]
 
 _MAX_DEPTH = 32
+_TOO_DEEP = f"nested deeper than {_MAX_DEPTH} levels"
 _MAX_NUMBER_CHARACTERS = 40  # longer digit runs are hashes or mistakes, never prices
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+")  # 08 is a name: YAML's versions disagree on it
 _FLOAT = re.compile(
@@ -81,6 +82,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
     detail = ", ".join(part for part in (error.problem, error.context) if part)
     if "cannot start any token" in detail:
         detail += " (a tab? indent with spaces; quote values that begin with @ or `)"
+    if "maximum nesting depth" in detail:  # libyaml 0.2.6 reads ahead and counts brackets itself
+        return Problem(file, line, column, "", _TOO_DEEP)
     return Problem(file, line, column, "", f"not valid YAML: {detail}")
 
 
@@ -166,7 +169,7 @@ class _Builder:
 
     def _open(self, event: yaml.Event) -> None:
         if len(self._frames) >= _MAX_DEPTH:
-            raise self._refused(event, f"nested deeper than {_MAX_DEPTH} levels")
+            raise self._refused(event, _TOO_DEEP)
         frame = self._frames[-1] if self._frames else None
         if frame is not None and isinstance(frame.items, dict) and frame.key is None:
             raise self._refused(event, "a key must be plain text, not a list or a mapping")
