@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 __all__ = [
     "BatchClass",
     "Budgets",
+    "Constraint",
     "Decision",
     "FinishReason",
     "GenerationRequest",
@@ -18,6 +20,7 @@ __all__ = [
     "RequestSummary",
     "SamplingParams",
     "TokenChunk",
+    "TokenLogprob",
 ]
 
 
@@ -61,10 +64,27 @@ class Budgets:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the whole output text must match: a JSON schema (as JSON text) or a regular expression."""
+
+    kind: Literal["json_schema", "regex"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are chosen. temperature 0 is greedy; `seed` is always resolved (the gateway draws one if absent).
 
-    stop_token_ids end the stream and are not part of the text; `ignore_eos` disregards the model's own.
+    A row's logits are changed in this order: penalties, bias, end tokens withheld below `min_tokens`, constraint; then
+    temperature, top_k, top_p, min_p. Every one of them sees the tokens before the row, drafted ones included.
+
+    top_k: tokens kept, 0 for all. min_p: tokens below this share of the most probable one's probability are dropped.
+    repetition_penalty divides positive logits (multiplies negative ones) of tokens in prompt or output;
+    presence_penalty and frequency_penalty are subtracted from logits of output tokens, once and per occurrence.
+    logit_bias: (token id, addend). stop_token_ids end the stream and are not part of the text; `ignore_eos`
+    disregards the model's own.
+    logprobs: how many of the most probable tokens come with each output token's own log-probability, None for neither.
+    prompt_logprobs: the same for the prompt's tokens.
     """
 
     max_tokens: int
@@ -73,6 +93,16 @@ class SamplingParams:
     seed: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +117,8 @@ class GenerationRequest:
     """Largest number of draft tokens a round may verify for this request; None is the drafter's γ, 0 turns it off."""
     tpot_target_s: float | None = None
     choice_index: int = 0
+    cache_salt: str = ""
+    """Prefixes are reused only between requests of equal salt: the tenant's name, unless it shares with nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +138,9 @@ class LoadSnapshot:
     queued_tokens: int = 0
     running_requests: int = 0
     kv_blocks_used: int = 0
+    """Blocks that running requests hold."""
+    kv_blocks_cached: int = 0
+    """Blocks nobody holds whose content can still be reused; they count as free."""
     kv_blocks_total: int = 0
     price_s: float = 0.0
     """λ: the live price of one verified token, in expected emitted tokens per second times seconds per token."""
@@ -160,11 +195,31 @@ class RequestSummary:
     decode_s: float
     round_records: tuple[tuple[int, int], ...] = ()
     """(admitted ℓ, accepted a) of each decode round, for replay and calibration."""
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
+    preemptions: int = 0
+    """How often its memory was taken away and computed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token's log-probability (nats) and the most probable (token id, log-probability) pairs, best first.
+
+    Of the model's distribution before temperature and cuts, after penalties, bias and constraint.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """What one request gained in one round. `text` is None when the upstream speaks token ids only."""
+    """What one request gained in one round. `text` is None when the upstream speaks token ids only.
+
+    logprobs: one per token where asked for. prompt_logprobs: with the first token where asked for, one per prompt
+    token; the first has none before it and is None.
+    """
 
     tokens: tuple[int, ...]
     text: str | None = None
@@ -172,3 +227,5 @@ class TokenChunk:
     summary: RequestSummary | None = None
     error: str | None = None
     """`code: message` when finish is ERROR."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()

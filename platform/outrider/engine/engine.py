@@ -9,12 +9,14 @@ import itertools
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from outrider.engine.blocks import BlockPool
+from outrider.engine.checks import check_request
+from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import AcceptanceMeter, Smoothed
 from outrider.engine.plan import Plan, flatten
@@ -22,15 +24,17 @@ from outrider.engine.planner import Planner
 from outrider.engine.sequence import NO_SLOTS, Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.target import FlatBatch, TargetModel
-from outrider.errors import ContextLengthExceeded, InvalidRequest, Overloaded
+from outrider.errors import Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import StepCostCurve
 from outrider.speculation import CoupledRule
-from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
+from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk, TokenLogprob
 
 __all__ = ["Chunks", "Engine", "RoundTimes"]
 
 Chunks = list[tuple[str, TokenChunk]]
+
+NOTHING = TokenChunk(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Engine:
     ) -> None:
         self.target = target
         self.settings = settings
-        self.rule = rule or CoupledRule()
+        self._chooser = Chooser(rule or CoupledRule())
         self.curve = curve
         self.pool = BlockPool(settings.kv_blocks, settings.block_size)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
@@ -84,28 +88,11 @@ class Engine:
         (the drafter would refuse the whole round), ContextLengthExceeded when prompt and output do not fit the context
         or the memory, Overloaded when the queue is full.
         """
-        prompt, wanted = request.prompt_token_ids, request.sampling.max_tokens
-        if not prompt:
-            raise InvalidRequest("the prompt has no tokens", param="prompt")
-        if wanted < 1:
-            raise InvalidRequest(f"max_tokens must be 1 or more, not {wanted}", param="max_tokens")
-        if min(prompt) < 0 or max(prompt) >= self.target.vocab_size:
-            raise InvalidRequest(
-                f"a prompt token is outside the vocabulary of {self.target.vocab_size}", param="prompt"
-            )
-        if not 0.0 <= request.sampling.temperature < float("inf"):
-            raise InvalidRequest("temperature must be 0 or more, and finite", param="temperature")
-        if not 0.0 <= request.sampling.top_p <= 1.0:
-            raise InvalidRequest("top_p must be within 0 and 1", param="top_p")
         room = min(self.target.context_tokens, self.pool.total * self.settings.block_size)
-        if len(prompt) + wanted > room:
-            raise ContextLengthExceeded(
-                f"{len(prompt)} prompt tokens and {wanted} requested exceed the context of {room} tokens",
-                param="max_tokens",
-            )
+        check_request(request, self.target.vocab_size, room)
         if len(self.queue) >= self.settings.max_queued_requests:
             raise Overloaded(f"{len(self.queue)} requests are queued for {self.settings.model}", retry_after_s=1.0)
-        self.queue.append(Sequence(request, next(self._keys), time.monotonic(), list(prompt)))
+        self.queue.append(Sequence(request, next(self._keys), time.monotonic(), list(request.prompt_token_ids)))
 
     def cancel(self, request_id: str) -> Chunks:
         """End a request now, queued or running; unknown ones are ignored."""
@@ -123,7 +110,7 @@ class Engine:
         for sequence in list(self.running):
             sequence.finish = FinishReason.ERROR
             request_id, chunk = self._retire(sequence)
-            failed.append((request_id, TokenChunk((), finish=chunk.finish, summary=chunk.summary, error=error)))
+            failed.append((request_id, replace(chunk, error=error)))
         self._say_farewells()
         return failed
 
@@ -184,33 +171,32 @@ class Engine:
     # run
 
     @torch.inference_mode()
-    def _run(self, plan: Plan, batch: FlatBatch, owners: list[int]) -> list[int]:
+    def _run(self, plan: Plan, batch: FlatBatch, owners: list[int]) -> Choices:
         """The target's own choice at every logit row."""
         logits = self.target.forward(batch, self.cache)
         if logits is None or batch.logit_rows is None:
-            return []
-        rows = plan.sampling.index(torch.tensor(owners))
+            return Choices([])
         chosen_at = batch.positions.index_select(0, batch.logit_rows) + 1
-        prefixes = plan.prefixes() if self.rule.processors else None
-        return self.rule.choose(logits.cpu(), rows, chosen_at.cpu(), prefixes)
+        return self._chooser.choose(plan, owners, chosen_at.cpu(), logits.cpu())
 
     # commit
 
-    def _commit(self, plan: Plan, chosen: list[int]) -> Chunks:
+    def _commit(self, plan: Plan, chosen: Choices) -> Chunks:
         chunks: Chunks = []
         now = time.monotonic()
         row = 0
         for sequence, draft in plan.decoding:
-            choices = chosen[row : row + len(draft) + 1]
-            row += len(choices)
-            emitted, accepted = self.rule.emit(draft, choices)
-            chunks.append(self._extend(sequence, emitted, len(draft), accepted))
+            rows = slice(row, row + len(draft) + 1)
+            row = rows.stop
+            emitted, accepted = self._chooser.rule.emit(draft, chosen.tokens[rows])
+            chunks.append(self._extend(sequence, emitted, chosen.logprobs[rows], len(draft), accepted))
         for sequence, length in plan.prefill:
             sequence.num_computed += length
             if sequence.num_computed == len(sequence.tokens):
                 sequence.first_token_s = now
-                chunks.append(self._extend(sequence, [chosen[row]], None, 0))
-                row += 1
+                rows = slice(row, row + 1)
+                row = rows.stop
+                chunks.append(self._extend(sequence, chosen.tokens[rows], chosen.logprobs[rows], None, 0))
         self._say_farewells()
         return chunks
 
@@ -220,7 +206,12 @@ class Engine:
             self.drafting.flush()
 
     def _extend(
-        self, sequence: Sequence, emitted: list[int], admitted: int | None, accepted: int
+        self,
+        sequence: Sequence,
+        emitted: list[int],
+        logprobs: tuple[TokenLogprob, ...],
+        admitted: int | None,
+        accepted: int,
     ) -> tuple[str, TokenChunk]:
         """Commit a round's tokens to a sequence; an end token inside the run cuts it there.
 
@@ -242,11 +233,12 @@ class Engine:
         sequence.num_computed = len(sequence.tokens) - 1
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
+        chunk = TokenChunk(tuple(emitted), logprobs=logprobs[: len(emitted)])
         if sequence.finish is None:
-            return sequence.request.request_id, TokenChunk(tuple(emitted))
-        return self._retire(sequence, tuple(emitted))
+            return sequence.request.request_id, chunk
+        return self._retire(sequence, chunk)
 
-    def _retire(self, sequence: Sequence, tokens: tuple[int, ...] = ()) -> tuple[str, TokenChunk]:
+    def _retire(self, sequence: Sequence, gained: TokenChunk = NOTHING) -> tuple[str, TokenChunk]:
         """Free everything a finished sequence holds and make its last chunk."""
         if sequence in self.running:
             self.running.remove(sequence)
@@ -255,7 +247,7 @@ class Engine:
             self.queue.remove(sequence)
         self.drafting.forget(sequence)
         sequence.blocks, sequence.slots = [], NO_SLOTS
-        chunk = TokenChunk(tokens, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
+        chunk = replace(gained, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
 
     # load
