@@ -1,5 +1,27 @@
-"""Tensor ops with a reference twin: one folder per op, `reference.py` in plain torch, dispatch in `__init__.py`."""
+"""Ops with a reference twin: one folder per op, `reference.py` in plain torch, dispatch in `__init__.py`."""
 
+from outrider_kernels.decoder_step import (
+    BuildError,
+    DecoderLayer,
+    DecoderRows,
+    DecoderWeights,
+    NativeStep,
+    PendingStep,
+    Projection,
+    library,
+)
 from outrider_kernels.packed_linear import Linear, packed_linear, plain_linear
 
-__all__ = ["Linear", "packed_linear", "plain_linear"]
+__all__ = [
+    "BuildError",
+    "DecoderLayer",
+    "DecoderRows",
+    "DecoderWeights",
+    "Linear",
+    "NativeStep",
+    "PendingStep",
+    "Projection",
+    "library",
+    "packed_linear",
+    "plain_linear",
+]

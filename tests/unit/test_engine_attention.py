@@ -1,6 +1,7 @@
 """The flat paged forward equals stock transformers, whatever the spans, the blocks and what lies in unused memory.
 
-Both ways of computing it are tested: the stock modules through the attention interface, and the fused Qwen3 forward.
+All ways of computing it are tested: the stock modules through the attention interface, the fused Qwen3 forward, and
+the compiled step.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ BLOCK, BLOCKS = 16, 64
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module", params=["flat", "stock"])
+@pytest.fixture(scope="module", params=["compiled", "flat", "stock"])
 def target(pair: TinyPair, request: pytest.FixtureRequest) -> TargetModel:
-    target = TargetModel.load(pair.target, drafter=pair.drafter, stock=request.param == "stock")
+    compiled = request.param == "compiled"
+    target = TargetModel.load(pair.target, drafter=pair.drafter, stock=request.param == "stock", compiled=compiled)
+    if compiled and (target.compiled is None or target.compiled.pending.wait() is None):
+        pytest.skip("no compiled step on this machine")
     assert isinstance(target._flat, StockBackbone) == (request.param == "stock")
     return target
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from outrider.drafter.projection import FeatureProjection
 from outrider.engine.attention import ATTENTION_NAME, PagedBatch, Span
 from outrider.engine.cache import PagedCache
+from outrider.engine.compiled import CompiledQwen3
 from outrider.engine.qwen3 import FlatQwen3
 from outrider.engine.stock import StockBackbone
 from outrider.errors import ModelDirectoryError
@@ -51,6 +52,7 @@ class TargetModel:
         *,
         calibration: Calibration | None = None,
         stock: bool = False,
+        compiled: bool = True,
     ) -> None:
         config = model.config
         self._head: Linear = (plain_linear if stock else packed_linear)(model.lm_head.weight.detach())
@@ -69,6 +71,8 @@ class TargetModel:
         layer_ids = projection.layer_ids if projection else ()
         use_stock = stock or not FlatQwen3.fits(model)
         self._flat: StockBackbone | FlatQwen3 = (StockBackbone if use_stock else FlatQwen3)(model, layer_ids)
+        compiles = compiled and not use_stock and CompiledQwen3.fits(model)
+        self.compiled = CompiledQwen3(model, projection) if compiles else None
 
     @classmethod
     def load(
@@ -79,10 +83,12 @@ class TargetModel:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         stock: bool = False,
+        compiled: bool = True,
     ) -> TargetModel:
         """Load a model directory, and with `drafter` the projection its drafter reads and its calibration, if any.
 
-        `stock` runs the family's own `transformers` forward even where there is a flat one of ours.
+        `stock` runs the family's own `transformers` forward even where there is a flat one of ours; `compiled` lets a
+        step compiled in the background take over where there is one.
 
         Raises ModelDirectoryError for a missing, incomplete or unsupported directory, DrafterMismatch for a drafter
         that was not made for this target.
@@ -114,7 +120,7 @@ class TargetModel:
         if report["missing_keys"]:  # transformers would go on with random ones
             raise ModelDirectoryError(f"model {directory.name} has no tensor {min(report['missing_keys'])}")
         ends = _eos_token_ids(directory, config)
-        return cls(model.to(device).eval(), ends, projection, calibration=calibration, stock=stock)
+        return cls(model.to(device).eval(), ends, projection, calibration=calibration, stock=stock, compiled=compiled)
 
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
         """Empty paged memory of this model's shape."""
@@ -135,6 +141,8 @@ class TargetModel:
 
         None when no logit rows were asked for.
         """
+        if self.compiled is not None and self.compiled.ready:
+            return self.compiled(batch, cache)
         paged = PagedBatch.of(batch.spans, cache.kv, query_groups=self.query_groups)
         hidden, taps = self._flat(batch.token_ids, batch.positions, paged)
         if self.projection is not None and cache.features is not None:
