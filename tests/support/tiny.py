@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from outrider.drafter.config import DSparkConfig
 from outrider.drafter.model import DSparkModel
@@ -71,7 +71,7 @@ def make_target(
 
 def reference(directory: Path) -> Any:
     """The same weights under stock transformers attention."""
-    return Qwen3ForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def make_drafter(
@@ -89,7 +89,7 @@ def make_drafter(
     """A random DSpark drafter; its Markov head holds `fitted` times the target's mean logits after each token."""
     model = reference(target)
     config = DSparkConfig.for_target(
-        model.config.to_dict(),
+        _as_qwen3(model.config),
         num_hidden_layers=2,
         block_size=gamma,
         mask_token_id=model.config.vocab_size - 1,
@@ -116,6 +116,16 @@ def make_drafter(
         drafter.confidence_head.proj.bias.fill_(confidence_bias)
     drafter.save(directory, torch.float32)
     return directory
+
+
+def _as_qwen3(config: Any) -> dict[str, Any]:
+    """A target's sizes under Qwen3's names: a DSpark drafter of Qwen3 layers can follow any target of its width."""
+    if config.model_type == "qwen3":
+        return dict(config.to_dict())
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
+    sizes = {name: getattr(config, name) for name in names}
+    own = {"intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    return sizes | own | {"model_type": "qwen3", "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e4}
 
 
 @torch.no_grad()

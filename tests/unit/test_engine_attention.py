@@ -15,9 +15,9 @@ from torch import Tensor
 
 from outrider.engine import TargetModel
 from outrider.engine.attention import Span
+from outrider.engine.batch import FlatBatch
 from outrider.engine.cache import PagedCache
-from outrider.engine.stock import StockBackbone
-from outrider.engine.target import FlatBatch
+from outrider.engine.stock import StockModel
 from support.tiny import TinyPair
 
 BLOCK, BLOCKS = 16, 64
@@ -30,7 +30,7 @@ def target(pair: TinyPair, request: pytest.FixtureRequest) -> TargetModel:
     target = TargetModel.load(pair.target, drafter=pair.drafter, stock=request.param == "stock", compiled=compiled)
     if compiled and (target.compiled is None or target.compiled.pending.wait() is None):
         pytest.skip("no compiled step on this machine")
-    assert isinstance(target._flat, StockBackbone) == (request.param == "stock")
+    assert isinstance(target._flat, StockModel) == (request.param == "stock")
     return target
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from outrider.drafter.projection import FeatureProjection, projection_fingerprint
 from outrider.engine import EngineSettings, TargetModel, measure_step_curve
@@ -24,44 +20,9 @@ from outrider.errors import (
 )
 from outrider.local import open_engine
 from outrider.types import FinishReason, TokenChunk
+from support.directories import Change, config, gone, tensors, text, without
 from support.engines import CURVE, open_tiny, request, settings
 from support.tiny import TinyPair, make_drafter
-
-Change = Callable[[Path], None]
-
-
-def config(**changes: Any) -> Change:
-    """Set fields of config.json; None removes one."""
-
-    def change(directory: Path) -> None:
-        path = directory / "config.json"
-        values = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
-
-    return change
-
-
-def tensors(**changes: torch.Tensor | None) -> Change:
-    """Set tensors of model.safetensors; None removes one. Dots are written as two underscores."""
-
-    def change(directory: Path) -> None:
-        path = directory / "model.safetensors"
-        held = load_file(path) | {key.replace("__", "."): value for key, value in changes.items()}
-        save_file({key: value for key, value in held.items() if value is not None}, path, metadata={"format": "pt"})
-
-    return change
-
-
-def text(name: str, content: str) -> Change:
-    return lambda directory: (directory / name).write_text(content) and None
-
-
-def without(name: str) -> Change:
-    return lambda directory: (directory / name).unlink()
-
-
-def gone(directory: Path) -> None:
-    shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize(
@@ -106,33 +67,6 @@ def test_a_drafter_that_does_not_fit_is_refused_by_name(
         open_tiny(pair.target, drafter)
     assert says in caught.value.message
     assert "drafter" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (gone, "does not exist"),
-        (without("config.json"), "config.json"),
-        (without("model.safetensors"), "safetensors"),
-        (text("config.json", "{"), "config.json"),
-        (config(model_type="gpt2"), "gpt2"),
-        (config(use_sliding_window=True, sliding_window=8, max_window_layers=0, layer_types=None), "sliding"),
-        (text("model.safetensors", "not tensors"), "weights do not load"),
-        (config(hidden_size=64), "weights do not load"),
-        (tensors(model__layers__1__mlp__up_proj__weight=None), "model.layers.1.mlp.up_proj.weight"),
-        (text("generation_config.json", "{"), "generation_config.json"),
-    ],
-)
-def test_a_target_directory_that_does_not_load_is_refused_by_name(
-    pair: TinyPair, tmp_path: Path, change: Change, says: str
-) -> None:
-    target = tmp_path / "target"
-    shutil.copytree(pair.target, target)
-    change(target)
-    with pytest.raises(ModelDirectoryError) as caught:
-        open_tiny(target, None)
-    assert says in caught.value.message
-    assert "target" in caught.value.message
 
 
 def test_a_drafter_of_another_training_is_refused_at_the_handshake(pair: TinyPair, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from outrider.engine.batch import FlatBatch
 from outrider.engine.blocks import BlockPool
 from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
@@ -23,7 +24,7 @@ from outrider.engine.plan import Plan, flatten
 from outrider.engine.planner import Planner
 from outrider.engine.sequence import NO_SLOTS, Sequence
 from outrider.engine.settings import EngineSettings
-from outrider.engine.target import FlatBatch, TargetModel
+from outrider.engine.target import TargetModel
 from outrider.errors import Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import StepCostCurve

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from outrider.engine.attention import Span
+from outrider.engine.batch import FlatBatch
 from outrider.engine.sequence import Sequence
-from outrider.engine.target import FlatBatch
 from outrider.speculation import RowSampling
 
 __all__ = ["Plan", "flatten", "row_sampling"]

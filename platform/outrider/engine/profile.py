@@ -8,8 +8,9 @@ import time
 import torch
 
 from outrider.engine.attention import Span
+from outrider.engine.batch import FlatBatch
 from outrider.engine.cache import PagedCache
-from outrider.engine.target import FlatBatch, TargetModel
+from outrider.engine.target import TargetModel
 from outrider.errors import CurveError
 from outrider.scheduling import StepCostCurve
 

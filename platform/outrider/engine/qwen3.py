@@ -51,10 +51,13 @@ class FlatQwen3:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether the model is a Qwen3 without what this path leaves out (biases, other activations)."""
+        """Whether the model is a Qwen3 without what this path leaves out (windows, biases, other activations)."""
         config = model.config
         return bool(
-            config.model_type == "qwen3" and not config.attention_bias and config.hidden_act in ("silu", "swish")
+            config.model_type == "qwen3"
+            and set(config.layer_types) == {"full_attention"}
+            and not config.attention_bias
+            and config.hidden_act in ("silu", "swish")
         )
 
     def __call__(self, token_ids: Tensor, positions: Tensor, paged: PagedBatch) -> tuple[Tensor, list[Tensor]]:

@@ -1,4 +1,4 @@
-"""The stock `transformers` backbone over flat batches: the reference path, for every family."""
+"""The family's own `transformers` forward over flat batches: the reference path, for every family."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from torch import Tensor, nn
 
 from outrider.engine.attention import PagedBatch
 
-__all__ = ["StockBackbone"]
+__all__ = ["StockModel"]
 
 
-class StockBackbone:
-    """Runs `model.model` as it is, through the attention interface, with hooks on the tapped layers (−1: embedding)."""
+class StockModel:
+    """Runs a model as it is, through the attention interface, with hooks on the tapped layers (−1: embedding)."""
 
     def __init__(self, model: Any, layer_ids: tuple[int, ...]) -> None:
-        self._backbone: nn.Module = model.model
-        # A mask per layer type, all None, keeps the model from building masks it would not use.
-        self._masks = dict.fromkeys(model.config.layer_types)
+        self._model = model
         self._taps: list[Tensor] = [Tensor()] * len(layer_ids)
         for place, layer in enumerate(layer_ids):
-            self._tap(model.model.layers, place, layer)
+            self._tap(_decoder_layers(model), place, layer)
 
-    def _tap(self, layers: Any, place: int, layer: int) -> None:
+    def _tap(self, layers: nn.ModuleList, place: int, layer: int) -> None:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             self._taps[place] = output[0] if isinstance(output, tuple) else output
 
@@ -34,13 +32,24 @@ class StockBackbone:
         else:
             layers[layer].register_forward_hook(keep)
 
-    def __call__(self, token_ids: Tensor, positions: Tensor, paged: PagedBatch) -> tuple[Tensor, list[Tensor]]:
-        """Final hidden states after the norm [B, d], and the tapped layers' outputs, each [B, d]."""
-        hidden = self._backbone(
-            input_ids=token_ids[None],
-            position_ids=positions[None],
-            attention_mask=self._masks,
-            use_cache=False,
-            paged=paged,
-        ).last_hidden_state[0]
-        return hidden, [tap[0] for tap in self._taps]
+    def __call__(
+        self, token_ids: Tensor, positions: Tensor, paged: PagedBatch, rows: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Logits [n, V] of the wanted rows, None when there are none, and the tapped layers' outputs, each [B, d].
+
+        Logits are the family's own: whatever it does with scales, caps and biases of its head.
+        """
+        inputs = {"input_ids": token_ids[None], "position_ids": positions[None], "use_cache": False, "paged": paged}
+        logits: Tensor | None = None
+        if rows is None:
+            self._model.base_model(**inputs)
+        else:
+            logits = self._model(**inputs, logits_to_keep=rows).logits[0]
+        return logits, [tap[0] for tap in self._taps]
+
+
+def _decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of decoder layers, whatever the family calls it."""
+    count = model.config.num_hidden_layers
+    lists = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList) and len(child) == count]
+    return lists[0]
