@@ -10,9 +10,10 @@ import pytest
 from outrider.drafter.lookup import LookupProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.plain import PlainModel, PlainProposer
+from outrider.training import trials
 from outrider.training.acceptance import figures_by_domain, slot_figures
 from outrider.training.rounds import KnownAnswer, Rounds, play, states_of
-from outrider.training.trials import is_degenerate
+from outrider.training.trials import Trial, answer_trials, is_degenerate
 from support.engines import make_engine, prompts, request, run
 from support.tiny import make_drafter, make_target, reference
 
@@ -112,3 +113,27 @@ def test_loops_are_degenerate_and_prose_is_not() -> None:
     assert is_degenerate("and then the same again, " * 12)
     assert not is_degenerate(Path(__file__).read_text("utf-8")[:700])
     assert not is_degenerate("12")
+
+
+def test_answers_that_were_stopped_go_on_after_the_last_whole_one(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Trial(f"p{i}", "prose", list(prompt)) for i, prompt in enumerate(prompts(5, 90, (5, 9, 3)))]
+    monkeypatch.setattr(trials, "_IN_FLIGHT", 2)
+    whole = answer_trials(target, asked, 1.0, 20, 7, tmp_path / "whole.jsonl")
+    assert [answer.prompt for answer in whole] == [trial.tokens for trial in asked]
+    content = (tmp_path / "whole.jsonl").read_bytes()
+    file = tmp_path / "torn.jsonl"
+    newlines = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    started: list[int] = []
+    real = trials.in_order
+    monkeypatch.setattr(trials, "in_order", lambda local, left, n: (started.append(len(left)), real(local, left, n))[1])
+    other = content[newlines[2] : newlines[3]]  # an answer to another prompt is none to this one
+    cuts = (0, newlines[0] - 5, newlines[0], newlines[2] + 20, len(content) - 1)
+    for torn in (*(content[:cut] for cut in cuts), content[: newlines[0]] + other + content[newlines[1] :]):
+        file.write_bytes(torn)
+        assert answer_trials(target, asked, 1.0, 20, 7, file) == whole
+        assert file.read_bytes() == content
+    assert started == [5, 5, 4, 2, 1, 4]
+    assert answer_trials(target, asked, 1.0, 20, 7, file) == whole
+    assert len(started) == 6

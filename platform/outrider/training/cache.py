@@ -14,6 +14,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,17 @@ def cache(recipe: Recipe, *, restart: bool = False, log: Callable[[str], None] |
     if writer.missing():
         extractor = Extractor.load(recipe.target, recipe.drafter.target_layer_ids)
         with Progress("cache") as progress:
+            starts = [*accumulate(map(len, plan), initial=0)]
             for number in writer.missing():
-                rows = extractor.run(plan[number])
+                place = f"{number + 1}/{len(plan)}"
+                rows = extractor.run(plan[number], partial(_tell, progress, len(conversations), starts[number], place))
                 check_finite(rows, recipe.target)
                 writer.write(number, rows)
-                progress.update((number + 1) / len(plan), shards=f"{number + 1}/{len(plan)}")
     return artifact.finish(figures | {"shards": len(plan)})
+
+
+def _tell(progress: Progress, conversations: int, before: int, shard: str, done: int) -> None:
+    progress.update((before + done) / conversations, shards=shard)
 
 
 def check_features(recipe: Recipe, subject: Subject) -> Manifest:

@@ -1,26 +1,24 @@
 """`outrider draft regenerate`: the target answers every prompt through the engine that serves it.
 
 A drafter learns the distribution it will be verified against, so the answers are the target's own (arXiv 2607.05147),
-at mixed temperatures. Each prompt has a seed of its own; under the coupled rule the answer is a function of prompt,
-temperature and seed, whatever is answered beside it or drafted for it, up to ties in floating point.
+at mixed temperatures. Each prompt has a seed of its own.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from outrider.engine import EngineSettings
-from outrider.errors import ArtifactMismatch, EngineFault, NotEnoughDisk
-from outrider.local import LocalEngine, open_engine
-from outrider.scheduling import StepCostCurve
+from outrider.errors import ArtifactMismatch, NotEnoughDisk
+from outrider.local import LocalEngine
+from outrider.training.answering import Question, in_order, open_answering
 from outrider.training.answers import Answer, AnswerWriter
 from outrider.training.artifacts import Artifact, Manifest
 from outrider.training.prepare import length_statistics
@@ -28,23 +26,17 @@ from outrider.training.progress import Progress
 from outrider.training.prompts import PromptRecord, encode_prompt, read_prompts
 from outrider.training.recipe import Recipe
 from outrider.training.subject import Subject, open_subject
-from outrider.types import BatchClass, FinishReason, GenerationRequest, SamplingParams
+from outrider.types import SamplingParams
 
 __all__ = ["SPLITS", "answer_seed", "regenerate"]
 
 SPLITS = ("train", "heldout")
-_KV_BLOCK = 16
-_STEP_TOKENS = 2048
-_PLAIN_CURVE = StepCostCurve((1, 4096), (1.0, 2.0), "unused")
-"""Without a drafter there is no depth to choose, so nothing is measured."""
-_THROUGHPUT = BatchClass("throughput", prefill_share=1.0, co_batch_tokens=_STEP_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     record: PromptRecord
-    prompt: tuple[int, ...]
-    sampling: SamplingParams
+    question: Question
 
 
 def answer_seed(seed: int, prompt_id: str) -> int:
@@ -98,29 +90,15 @@ def _jobs(file: Path, split: str, recipe: Recipe, subject: Subject) -> list[_Job
             temperature=section.temperatures[number % len(section.temperatures)],
             seed=answer_seed(recipe.seed, record.id),
         )
-        jobs.append(_Job(record, prompt, sampling))
+        jobs.append(_Job(record, Question(record.id, prompt, sampling)))
     return jobs
 
 
 def _open(recipe: Recipe, jobs: dict[str, list[_Job]]) -> LocalEngine:
-    """An engine with memory for `concurrency` of the longest requests."""
+    questions = [job.question for each in jobs.values() for job in each]
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     section = recipe.answers
-    longest = max(len(job.prompt) + job.sampling.max_tokens for each in jobs.values() for job in each)
-    settings = EngineSettings(
-        model=recipe.target.name,
-        kv_blocks=section.concurrency * -(-longest // _KV_BLOCK),
-        block_size=_KV_BLOCK,
-        max_running_requests=section.concurrency,
-        max_queued_requests=2 * section.concurrency,
-        max_step_tokens=_STEP_TOKENS,
-        draft_timeout_s=60.0,
-    )
-    curve = _PLAIN_CURVE if section.drafter is None else None
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda else torch.float32
-    return open_engine(
-        recipe.target, section.drafter, settings=settings, curve=curve, dtype=dtype, device="cuda" if cuda else "cpu"
-    )
+    return open_answering(recipe.target, questions, section.concurrency, drafter=section.drafter, dtype=dtype)
 
 
 def _answer_all(
@@ -130,9 +108,11 @@ def _answer_all(
     with AnswerWriter(directory, split) as writer, Progress(f"regenerate {split}") as progress:
         _check_resumed(writer.answers, jobs, directory)
         tokens = sum(len(answer.response_tokens) for answer in writer.answers)
-        for answer in _in_order(local, jobs[len(writer.answers) :], concurrency):
-            writer.append(answer)
-            tokens += len(answer.response_tokens)
+        left = jobs[len(writer.answers) :]
+        done = in_order(local, [job.question for job in left], concurrency)
+        for job, (response, finish) in zip(left, done, strict=True):
+            writer.append(_answer(job, response, str(finish)))
+            tokens += len(response)
             progress.update(len(writer.answers) / len(jobs), answers=len(writer.answers), response_tokens=tokens)
         answers = writer.answers
     return {
@@ -147,46 +127,21 @@ def _answer_all(
 
 def _check_resumed(answers: Sequence[Answer], jobs: Sequence[_Job], directory: Path) -> None:
     """What is there must be answers to these prompts in this order."""
-    expected = [(job.record.id, job.sampling.seed) for job in jobs[: len(answers)]]
+    expected = [(job.record.id, job.question.sampling.seed) for job in jobs[: len(answers)]]
     if [(answer.id, answer.seed) for answer in answers] != expected:
         raise ArtifactMismatch(
             f"{directory}: the answers found are to other prompts; `outrider draft regenerate --restart` starts over"
         )
 
 
-def _in_order(local: LocalEngine, jobs: Sequence[_Job], concurrency: int) -> Iterator[Answer]:
-    """Answers in the order of the jobs, `concurrency` in flight; the engine refills its batch at every step."""
-    engine = local.engine
-    waiting = deque(enumerate(jobs))
-    tokens: dict[int, list[int]] = {}
-    ready: dict[int, Answer] = {}
-    following = 0
-    while following < len(jobs):
-        while waiting and len(tokens) < concurrency:
-            number, job = waiting.popleft()
-            tokens[number] = []
-            engine.submit(GenerationRequest(str(number), job.prompt, job.sampling, _THROUGHPUT))
-        for name, chunk in engine.step():
-            number = int(name)
-            tokens[number] += chunk.tokens
-            if chunk.finish is None:
-                continue
-            if chunk.finish not in (FinishReason.STOP, FinishReason.LENGTH):
-                raise EngineFault(f"prompt {jobs[number].record.id} ended with {chunk.finish}: {chunk.error}")
-            ready[number] = _answer(jobs[number], tokens.pop(number), str(chunk.finish))
-        while following in ready:
-            yield ready.pop(following)
-            following += 1
-
-
 def _answer(job: _Job, tokens: list[int], finish: str) -> Answer:
-    record, sampling = job.record, job.sampling
+    record, sampling = job.record, job.question.sampling
     return Answer(
         id=record.id,
         source=record.source,
         domain=record.domain,
         license=record.license,
-        prompt_tokens=list(job.prompt),
+        prompt_tokens=list(job.question.prompt),
         response_tokens=tokens,
         temperature=sampling.temperature,
         seed=sampling.seed,

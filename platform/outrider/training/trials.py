@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
-from outrider.engine import EngineSettings
-from outrider.errors import DataError, EngineFault
-from outrider.local import open_engine
-from outrider.scheduling import StepCostCurve
+from outrider.errors import DataError
 from outrider.text import TextModel
+from outrider.training.answering import Question, in_order, open_answering
+from outrider.training.progress import Progress
 from outrider.training.prompts import BadRecord, encode_prompt, parse_record, read_file
 from outrider.training.regenerate import answer_seed
 from outrider.training.rounds import KnownAnswer
-from outrider.types import BatchClass, FinishReason, GenerationRequest, SamplingParams
+from outrider.types import SamplingParams
 
 __all__ = ["DEGENERATE_RATIO", "Trial", "answer_trials", "is_degenerate", "read_trials"]
 
@@ -26,9 +24,7 @@ DEGENERATE_RATIO = 4.0
 """zlib's ratio above which an answer counts as repetition: loops compress 5 to 20 times, other text of a few hundred
 bytes up to about 3."""
 _SHORTEST_BYTES = 64
-_BLOCK = 16
-_STEP_TOKENS = 2048
-_CURVE = StepCostCurve((1, 4096), (1.0, 2.0), "unused")
+_IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,40 +79,45 @@ def read_trials(
 def answer_trials(
     target: Path, trials: Sequence[Trial], temperature: float, max_new_tokens: int, seed: int, file: Path
 ) -> list[KnownAnswer]:
-    """The target's answers, from `file` if it holds them, else through the engine, and then written there."""
-    wanted = [answer_seed(seed, trial.id) for trial in trials]
-    if file.exists():
-        lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        found = [KnownAnswer(**line) for line in lines]
-        if [(a.prompt, a.seed) for a in found] == [(t.tokens, s) for t, s in zip(trials, wanted, strict=True)]:
-            return found
-    requests = [
-        GenerationRequest(
-            str(number), tuple(trial.tokens), SamplingParams(max_new_tokens, temperature=temperature, seed=each),
-            BatchClass("throughput", prefill_share=1.0, co_batch_tokens=_STEP_TOKENS),
-        )
-        for number, (trial, each) in enumerate(zip(trials, wanted, strict=True))
-    ]  # fmt: skip
-    longest = max(len(trial.tokens) for trial in trials) + max_new_tokens
-    settings = EngineSettings(
-        model=target.name,
-        kv_blocks=64 * -(-longest // _BLOCK),
-        block_size=_BLOCK,
-        max_running_requests=64,
-        max_queued_requests=len(requests) + 1,
-        max_step_tokens=_STEP_TOKENS,
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with open_engine(target, settings=settings, curve=_CURVE, device=device) as local:
-        completions = local.generate(requests)
-    answers = []
-    for trial, each, completion in zip(trials, wanted, completions, strict=True):
-        if completion.finish not in (FinishReason.STOP, FinishReason.LENGTH):
-            raise EngineFault(f"prompt {trial.id} ended with {completion.finish}: {completion.error}")
-        answers.append(KnownAnswer(trial.tokens, completion.tokens, each, max_new_tokens))
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in answers), encoding="utf-8")
-    partial.replace(file)
+    """The target's answers through the engine, each written to `file` as it comes; what stands there is kept."""
+    questions = [
+        Question(trial.id, tuple(trial.tokens), SamplingParams(max_new_tokens, temperature=temperature, seed=each))
+        for trial, each in zip(trials, (answer_seed(seed, trial.id) for trial in trials), strict=True)
+    ]
+    answers = _answered(file, questions)
+    left = questions[len(answers) :]
+    if not left:
+        return answers
+    with (
+        open_answering(target, questions, _IN_FLIGHT) as local,
+        file.open("ab") as stream,
+        Progress(f"answers at T={temperature:g}") as progress,
+    ):
+        for question, (tokens, _) in zip(left, in_order(local, left, _IN_FLIGHT), strict=True):
+            answer = KnownAnswer(list(question.prompt), tokens, question.sampling.seed or 0, max_new_tokens)
+            stream.write(json.dumps(asdict(answer)).encode() + b"\n")
+            stream.flush()
+            answers.append(answer)
+            progress.update(len(answers) / len(questions), prompts=len(answers))
+    return answers
+
+
+def _answered(file: Path, questions: Sequence[Question]) -> list[KnownAnswer]:
+    """The answers that an interrupted evaluation left; anything behind the last whole one is cut away."""
+    content = file.read_bytes() if file.exists() else b""
+    answers: list[KnownAnswer] = []
+    kept = 0
+    for line, question in zip(content.splitlines(keepends=True), questions, strict=False):
+        try:
+            answer = KnownAnswer(**json.loads(line)) if line.endswith(b"\n") else None
+        except (ValueError, TypeError):
+            break
+        if answer is None or (answer.prompt, answer.seed) != (list(question.prompt), question.sampling.seed):
+            break
+        answers.append(answer)
+        kept += len(line)
+    if kept < len(content):
+        os.truncate(file, kept)
     return answers
 
 
