@@ -83,8 +83,14 @@ def test_no_stage_goes_on_from_another_drafter_or_target(copied: Path) -> None:
     other_target(copied)
     with pytest.raises(ArtifactMismatch, match=r"answers was made .*input target changed.*regenerate --restart"):
         call(copied, "cache", "--restart")
-    with pytest.raises(ArtifactMismatch, match=r"drafter was made .*input target changed.*train --restart"):
-        call(copied, "eval", "--restart")
+    for stage, made_from in (
+        ("eval", "drafter"),
+        ("calibrate", "drafter"),
+        ("export", "drafter"),
+        ("report", "evaluation"),
+    ):
+        with pytest.raises(ArtifactMismatch, match=rf"{made_from} was made .*input target changed.*--restart"):
+            call(copied, stage)
 
 
 def foreign(folder: Path, **shape: Any) -> Path:
@@ -184,3 +190,7 @@ def test_nan_in_the_target_is_found_before_it_is_learnt_from(copied: Path) -> No
     call(copied, "regenerate", "--restart")
     with pytest.raises(ModelDirectoryError, match=r"target: the states over an answer .* are not finite numbers"):
         call(copied, "cache", "--restart")
+    edit(copied, cache={"mode": "on-the-fly"})
+    call(copied, "cache", "--restart")
+    with pytest.raises(ModelDirectoryError, match=r"target: the states over an answer .* are not finite numbers"):
+        call(copied, "train", "--restart")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -12,7 +13,7 @@ from outrider.training.data import Document, build_corpus, held_out_prompts
 from outrider.training.data.document import split_of
 from outrider.training.data.library import shorten, source_files
 from outrider.training.data.maths import maths_documents
-from outrider.training.data.prompts import prompt_records
+from outrider.training.data.prompts import calibration_records, prompt_records
 from outrider.training.data.reading import reading_documents
 from outrider.training.data.snippets import snippet_documents
 from outrider.training.data.tasks import task_documents
@@ -125,3 +126,18 @@ def test_prompt_records_are_distinct_and_split_as_the_corpus_is() -> None:
         question = record["messages"][-1]["content"]
         assert (split_of(record["source"]) == "heldout") == (question in held_out) or record["source"] == "greetings"
         assert record["license"] in ("PSF-2.0", "Apache-2.0")
+
+
+def test_calibration_asks_of_held_out_sources_what_no_figure_uses() -> None:
+    corpora = [build_corpus(0.02, seed) for seed in (1, 2)]
+    alone = list(calibration_records(corpora[:1], 1000, 5))
+    records = list(calibration_records(corpora, 1000, 5))
+    assert len(records) > 1.3 * len(alone)
+    assert len({record["id"] for record in records}) == len(records)
+    questions = [record["messages"][-1]["content"] for record in records]
+    assert len(set(questions)) == len(questions)
+    trained = {document.source for document in (*corpora[0].train, *corpora[0].final)}
+    assert not {record["source"] for record in records} & trained
+    assert not {*questions} & {document.prompt[-1]["content"] for document in held_out_prompts(corpora[0], 5)}
+    few = list(calibration_records(corpora, 3, 5))
+    assert Counter(record["domain"] for record in few) == dict.fromkeys(("code", "maths", "prose", "tasks"), 3)

@@ -102,7 +102,7 @@ def open_features(recipe: Recipe) -> Features:
     if recipe.cache.mode == "disk":
         return FeatureCache(artifact)
     extractor = Extractor.load(recipe.target, recipe.drafter.target_layer_ids)
-    return OnTheFlyFeatures(extractor, conversations_of(_answers(recipe)))
+    return OnTheFlyFeatures(extractor, conversations_of(_answers(recipe)), recipe.target)
 
 
 def conversations_of(answers: Sequence[Answer]) -> list[Conversation]:
@@ -159,7 +159,9 @@ class FeatureCache(Sequence[Featured]):
 class OnTheFlyFeatures(Sequence[Featured]):
     """The same rows computed when they are asked for; on a CPU equal to the cache's bit for bit."""
 
-    def __init__(self, extractor: Extractor, conversations: Sequence[Conversation]) -> None:
+    def __init__(self, extractor: Extractor, conversations: Sequence[Conversation], target: Path) -> None:
+        """`target` is the model's directory, for errors."""
+        self._target = target
         self._extractor = extractor
         self._conversations = conversations
         self.sizes = [(len(prompt) + len(response), len(prompt)) for _, prompt, response in conversations]
@@ -174,8 +176,13 @@ class OnTheFlyFeatures(Sequence[Featured]):
         return self.rows([range(len(self))[index]])[0]
 
     def rows(self, indices: Sequence[int]) -> list[Featured]:
-        """Several conversations, in the order asked for, in as few forwards as the device likes."""
-        return self._extractor.run([self._conversations[index] for index in indices])
+        """Several conversations, in the order asked for, in as few forwards as the device likes.
+
+        Raises ModelDirectoryError for states that are not finite.
+        """
+        found = self._extractor.run([self._conversations[index] for index in indices])
+        check_finite(found, self._target)
+        return found
 
 
 class _Writer:

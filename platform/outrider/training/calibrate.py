@@ -17,6 +17,7 @@ from outrider.training.recipe import Recipe
 from outrider.training.rounds import Rounds
 from outrider.training.scaling import fit_maps, fit_temperatures, judge, reliability, split_prompts
 from outrider.training.storage import write_json
+from outrider.training.subject import open_subject
 from outrider.training.train_stage import drafter_artifact
 
 __all__ = ["FIGURES", "STATES", "calibrate_stage"]
@@ -32,12 +33,12 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
 
     Each class of traffic (greedy, sampled) is fitted on some prompts and judged on the others; what was judged is what
     is kept, without a second fit on all of them.
-    Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed or is of another drafter, DataError
-    with too few prompts.
+    Raises ArtifactMissing without an evaluation, ArtifactMismatch when it changed or is of another drafter or target,
+    DataError with too few prompts.
     """
     drafter = drafter_artifact(recipe, variant)
     evaluation = Artifact(recipe.output, "evaluation", variant, label)
-    made = drafter.require().hash
+    made = drafter.require_from(open_subject(recipe).inputs).hash
     inputs = {"drafter": made, "evaluation": evaluation.require_from({"drafter": made}).hash}
     artifact = Artifact(recipe.output, "calibration", variant)
     settings = recipe.calibration.model_dump(mode="json") | {"seed": recipe.seed}

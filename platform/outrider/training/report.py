@@ -14,6 +14,7 @@ from outrider.training.calibrate import FIGURES, STATES
 from outrider.training.drafter_eval import EVALUATION
 from outrider.training.recipe import Recipe
 from outrider.training.storage import write_json
+from outrider.training.subject import open_subject
 
 __all__ = ["acceptance_table", "describe", "report_stage"]
 
@@ -24,11 +25,11 @@ def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (
     """Make `report/`: report.md, report.json and PNG plots from the evaluation, further ones by label, and calibration.
 
     Plots need matplotlib; without it they are left out, and that is said. Raises ArtifactMissing without an evaluation,
-    ArtifactMismatch for evaluations or a calibration of different drafters.
+    ArtifactMismatch for evaluations or a calibration of different drafters, or of another target.
     """
     evaluations = [Artifact(recipe.output, "evaluation", variant, label) for label in ("", *labels)]
     calibration = Artifact(recipe.output, "calibration", variant)
-    made = {"drafter": evaluations[0].require().inputs["drafter"]}  # figures of one drafter stay together
+    made = {"drafter": evaluations[0].require_from(open_subject(recipe).inputs).inputs["drafter"]}  # of one drafter
     inputs = {each.directory.name: each.require_from(made).hash for each in evaluations}
     if calibration.manifest() is not None:
         inputs["calibration"] = calibration.require_from(made).hash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from outrider.training.data.corpus import Corpus, held_out_prompts
@@ -31,13 +31,25 @@ def prompt_records(corpus: Corpus, count: int, held_out_per_domain: int, seed: i
         yield _record(f"{document.domain}-{number}", document)
 
 
-def calibration_records(corpus: Corpus, per_domain: int, skipped_per_domain: int) -> Iterator[dict[str, Any]]:
-    """Up to `per_domain` held-out questions of each domain beyond the first `skipped_per_domain`, which measure τ."""
-    for domain in SHARES:
-        used = {d.prompt[-1]["content"] for d in held_out_prompts(corpus, skipped_per_domain) if d.domain == domain}
-        distinct = {d.prompt[-1]["content"]: d for d in corpus.heldout if d.messages and d.domain == domain}
-        fresh = [document for question, document in distinct.items() if question not in used]
-        for number, document in enumerate(fresh[:per_domain]):
+def calibration_records(
+    corpora: Iterable[Corpus], per_domain: int, skipped_per_domain: int
+) -> Iterator[dict[str, Any]]:
+    """Up to `per_domain` questions of each domain, from held-out sources, that no figure of τ uses.
+
+    The first corpus is the one that is trained on: its first `skipped_per_domain` held-out questions measure τ. Further
+    ones, of other seeds, add what it lacks: the hash of a source decides alike in all of them what is held out.
+    """
+    used: set[str] | None = None
+    found: dict[str, dict[str, Document]] = {domain: {} for domain in SHARES}
+    for corpus in corpora:
+        if used is None:
+            used = {document.prompt[-1]["content"] for document in held_out_prompts(corpus, skipped_per_domain)}
+        distinct = {document.prompt[-1]["content"]: document for document in corpus.heldout if document.messages}
+        for question, document in distinct.items():
+            if question not in used:
+                found[document.domain].setdefault(question, document)
+    for domain, documents in found.items():
+        for number, document in enumerate([*documents.values()][:per_domain]):
             yield _record(f"calibration-{domain}-{number}", document)
 
 
