@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from outrider.local import open_engine
@@ -14,6 +15,7 @@ from support.engines import CURVE, request, settings
 from support.workshop import OUTPUT, call, contents, made
 
 PLOTS = importlib.util.find_spec("matplotlib") is not None
+DRAWN = ("conditional.png", "reliability.png", "threshold.png")
 
 
 def test_manifests_are_a_chain_of_hashes(workshop: Path) -> None:
@@ -45,7 +47,7 @@ def test_each_folder_holds_what_the_manual_says(workshop: Path) -> None:
         "evaluation": {"evaluation.json", "answers-t0.jsonl", "answers-t1.jsonl", "rounds-drafter-t1.npz"},
         "calibration": {"calibration.json", "figures.json"},
         "export": {"config.json", "model.safetensors", "calibration.json", "README.md"},
-        "report": {"report.md", "report.json"} | ({"conditional.png", "reliability.png"} if PLOTS else set()),
+        "report": {"report.md", "report.json"} | (set(DRAWN) if PLOTS else set()),
     }
     for kind, names in wanted.items():
         assert names <= made(workshop, kind).files.keys()
@@ -60,9 +62,22 @@ def test_the_report_names_methods_and_embeds_its_plots(workshop: Path) -> None:
     assert "| prompt-lookup |" in text
     assert "τ at temperature 0" in text
     assert "τ at temperature 1" in text
-    for name in ("conditional.png", "reliability.png") if PLOTS else ():
+    for name in DRAWN if PLOTS else ():
         assert f"]({name})" in text
         assert (workshop / OUTPUT / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_cutting_at_no_confidence_is_what_the_evaluation_measured(workshop: Path) -> None:
+    report = json.loads((workshop / OUTPUT / "report/report.json").read_text("utf-8"))
+    evaluation = json.loads((workshop / OUTPUT / "evaluation/evaluation.json").read_text("utf-8"))
+    assert report["thresholds"].keys() == {"0", "1"}
+    for temperature, domains in report["thresholds"].items():
+        measured = evaluation["temperatures"][temperature]["methods"]["drafter"]["domains"]
+        assert domains.keys() == measured.keys()
+        for domain, points in domains.items():
+            assert points[0]["accepted_per_verified"] == pytest.approx(measured[domain]["accepted_per_verified"])
+            looked_at = [point["accepted"] + point["rejected"] for point in points]
+            assert looked_at == sorted(looked_at, reverse=True)
 
 
 def test_a_second_run_is_up_to_date_and_writes_nothing(workshop: Path) -> None:

@@ -11,7 +11,7 @@ from outrider.errors import RecipeError
 from outrider.training import plots
 from outrider.training.overrides import override
 from outrider.training.recipe import DrafterSection, PromptsSection, Recipe, TrainingSection
-from outrider.training.report import acceptance_table, describe
+from outrider.training.report import _families, acceptance_table, describe
 
 
 @pytest.fixture
@@ -102,6 +102,19 @@ def test_the_table_names_methods_and_marks_the_best() -> None:
     assert describe("plain-model", {"num_hidden_layers": 4, "bytes": 1}) == "plain-model"
 
 
+def test_lines_join_what_is_alike_in_all_but_the_axis_in_a_panel_per_domain() -> None:
+    panels = _families(_evaluation(), "block_size")
+    assert list(panels) == ["code, T = 0", "macro, T = 0"]
+    for each in panels.values():
+        assert [point[:2] for point in each["DSpark 2 layers"]] == [(7, 3.5), (15, 3.75)]
+        assert [point[:2] for point in each["DFlash 2 layers"]] == [(7, 3.0)]
+    by_depth = _families(_evaluation(), "num_hidden_layers")["macro, T = 0"]
+    assert {label: [point[0] for point in points] for label, points in by_depth.items()} == {
+        "DSpark γ = 7": [2],
+        "DFlash γ = 7": [2],
+    }
+
+
 def test_plots_are_drawn_where_there_is_enough_to_draw(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     content = _evaluation()
@@ -114,6 +127,9 @@ def test_plots_are_drawn_where_there_is_enough_to_draw(tmp_path: Path) -> None:
     states = {"temperatures": [1.0], "before": half, "after": half}
     plots.reliability_plot({"greedy": states, "sampled": states | {"mapped": half}}, tmp_path / "d.png")
     plots.loss_plot([{"step": 1, "loss": 2.0, "surprise": 3.0, "overlap": 0.1, "match": 0.1}], tmp_path / "e.png")
-    for name in "abde":
+    sweep = [{"threshold": 0.1 * k, "accepted": 2.0, "rejected": 1.0, "accepted_per_verified": 0.67} for k in range(9)]
+    nothing = {"threshold": 0.9, "accepted": 0.0, "rejected": 0.0, "accepted_per_verified": None}
+    plots.threshold_plot({"0": {"code": [*sweep, nothing], "prose": sweep}, "1": {"code": sweep}}, tmp_path / "f.png")
+    for name in "abdef":
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
     assert not (tmp_path / "c.png").exists()

@@ -11,7 +11,7 @@ from outrider.drafter.lookup import LookupProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.plain import PlainModel, PlainProposer
 from outrider.training import trials
-from outrider.training.acceptance import figures_by_domain, slot_figures
+from outrider.training.acceptance import figures_by_domain, slot_figures, threshold_sweep
 from outrider.training.rounds import KnownAnswer, Rounds, play, states_of
 from outrider.training.trials import Trial, answer_trials, is_degenerate
 from support.engines import make_engine, prompts, request, run
@@ -99,6 +99,20 @@ def test_figures_are_hand_counts() -> None:
     assert low == pytest.approx(1.5)
     assert high == pytest.approx(3.0)
     assert found["all"]["accepted_per_verified"] == 6 / 10
+
+
+def test_a_threshold_cuts_blocks_where_confidence_first_falls_below() -> None:
+    chances = np.array([[0.9, 0.8, 0.3], [0.6, 0.2, 0.9], [0.4, 0.9, 0.9]])
+    logits = np.log(chances / (1 - chances)).astype(np.float32)
+    run, left, verified = np.array([3, 0, 1]), np.array([9, 9, 2]), np.array([3, 3, 2])
+    rounds = Rounds(np.arange(3), run, left, verified, logits)
+    whole, middle, last = threshold_sweep(rounds, [0.0, 0.5, 0.95])
+    assert (whole["accepted"], whole["rejected"], whole["accepted_per_verified"]) == (4 / 3, 4 / 3, 0.5)
+    assert whole["accepted"] == float(rounds.accepted.mean())  # as counted at full depth
+    assert middle["accepted"] == 2 / 3  # two of the first round; the others are cut before what they would accept
+    assert middle["rejected"] == pytest.approx(1 / 3)
+    assert middle["accepted_per_verified"] == pytest.approx(2 / 3)
+    assert last == {"threshold": 0.95, "accepted": 0.0, "rejected": 0.0, "accepted_per_verified": None}
 
 
 def test_rounds_survive_the_disk(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from outrider.training.storage import write_json
 from outrider.training.subject import open_subject
 from outrider.training.train_stage import drafter_artifact
 
-__all__ = ["FIGURES", "STATES", "calibrate_stage"]
+__all__ = ["FIGURES", "STATES", "calibrate_stage", "played_rounds"]
 
 FIGURES = "figures.json"
 STATES = ("before", "after", "mapped")
@@ -68,23 +67,31 @@ def calibrate_stage(recipe: Recipe, *, variant: str = "", label: str = "", resta
     return artifact.finish({kind: _short(each) for kind, each in figures.items()})
 
 
-def _rounds(evaluation: Artifact, method: str) -> dict[str, Rounds]:
-    """The drafter's rounds by class of traffic, prompts whose answers are repetition left out.
+def played_rounds(evaluation: Artifact, method: str) -> Iterator[tuple[float, Rounds]]:
+    """(temperature, a method's rounds) of a finished evaluation, prompts whose answers are repetition left out.
 
-    A prompt has the same number at every temperature, so it is on one side of the split in all of them.
+    Raises ArtifactBroken for rounds that cannot be read.
     """
     report = json.loads(evaluation.check_content(EVALUATION).read_text("utf-8"))
-    found: dict[str, list[Rounds]] = {}
     for temperature, part in report["temperatures"].items():
-        path: Path = evaluation.check_content(rounds_file(method, float(temperature)))
+        path = evaluation.check_content(rounds_file(method, float(temperature)))
         try:
-            rounds = Rounds.load(path).of(part["sound_prompts"])
+            yield float(temperature), Rounds.load(path).of(part["sound_prompts"])
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactBroken(
                 f"{path}: unreadable ({error}); `{evaluation.command} --restart` rebuilds it"
             ) from error
+
+
+def _rounds(evaluation: Artifact, method: str) -> dict[str, Rounds]:
+    """The drafter's rounds by class of traffic.
+
+    A prompt has the same number at every temperature, so it is on one side of the split in all of them.
+    """
+    found: dict[str, list[Rounds]] = {}
+    for temperature, rounds in played_rounds(evaluation, method):
         if len(rounds.run):
-            found.setdefault(traffic_class(float(temperature)), []).append(rounds)
+            found.setdefault(traffic_class(temperature), []).append(rounds)
     return {kind: Rounds.joined(parts, parts[0].gamma) for kind, parts in sorted(found.items())}
 
 

@@ -9,7 +9,16 @@ from typing import Any
 
 from outrider.errors import MissingExtra
 
-__all__ = ["block_size_plot", "conditional_plot", "depth_plot", "loss_plot", "reliability_plot"]
+__all__ = [
+    "Panels",
+    "Point",
+    "block_size_plot",
+    "conditional_plot",
+    "depth_plot",
+    "loss_plot",
+    "reliability_plot",
+    "threshold_plot",
+]
 
 COLOURS = (
     "#1f6fb4", "#d95f02", "#2a9d54", "#7b52ab", "#c23b6b", "#777777", "#b8860b", "#17a2b8", "#000000", "#8c564b",
@@ -71,63 +80,79 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
 
 
-Points = Sequence[tuple[float, float, float, float]]
+Point = tuple[float, float, float, float]
 """(x, y, low, high)."""
+Panels = Mapping[str, Mapping[str, Sequence[Point]]]
+"""Title → label of a line → its points."""
 
 
 def conditional_plot(content: Mapping[str, Any], titles: Mapping[str, str], path: Path) -> None:
-    """Acceptance of slot k given all before it, a panel per temperature; slots that few rounds reached are left out."""
+    """Acceptance of slot k given all before it: a row per temperature, a panel per domain (the paper's Figure 2).
+
+    Slots that few rounds reached are left out.
+    """
     temperatures = content["temperatures"]
-    with canvas(path, len(temperatures), 1, 5.4, 3.9) as axes:
-        for axis, (temperature, part) in zip(axes[0], temperatures.items(), strict=True):
-            widest = 1
-            for place, (name, each) in enumerate(part["methods"].items()):
-                if "all" not in each:
-                    continue
-                figures = each["all"]
-                pairs = [
-                    (slot, 100 * share)
-                    for slot, (share, count) in enumerate(
-                        zip(figures["conditional"], figures["conditional_rounds"], strict=True), start=1
-                    )
-                    if share is not None and count >= FEWEST_ROUNDS
-                ]
-                if pairs:
-                    widest = max(widest, pairs[-1][0])
-                    style = {"color": _colour(place), "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
-                    axis.plot(*zip(*pairs, strict=True), label=titles.get(name) or name, linewidth=1.6, **style)
-            axis.set_title(f"temperature {temperature}")
+    domains = sorted({domain for part in temperatures.values() for each in part["methods"].values()
+                      for domain in each["domains"]})  # fmt: skip
+    with canvas(path, len(domains), len(temperatures), 3.9, 3.0) as axes:
+        for row, (temperature, part) in zip(axes, temperatures.items(), strict=True):
+            for axis, domain in zip(row, domains, strict=True):
+                widest = 1
+                for place, (name, each) in enumerate(part["methods"].items()):
+                    pairs = _reached(each["domains"].get(domain))
+                    if pairs:
+                        widest = max(widest, pairs[-1][0])
+                        style = {"color": _colour(place), "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
+                        axis.plot(*zip(*pairs, strict=True), label=titles.get(name) or name, linewidth=1.6, **style)
+                axis.set_title(f"{domain}, T = {temperature}")
+                axis.set_xticks(range(1, widest + 1))
+                axis.set_ylim(0, 102)
+            row[0].set_ylabel("conditional acceptance (%)")
+        for axis in axes[-1]:
             axis.set_xlabel("slot k of the block")
-            axis.set_xticks(range(1, widest + 1))
-            axis.set_ylim(0, 102)
-        axes[0][0].set_ylabel("conditional acceptance (%)")
         _legend_below(axes)
 
 
-def block_size_plot(families: Mapping[str, Mapping[str, Points]], path: Path) -> bool:
-    """Macro τ against γ, lines of drafters alike in all else; False, and no file, when no line has two points."""
-    return _lines_plot(families, path, "block size γ")
+def _reached(figures: Mapping[str, Any] | None) -> list[tuple[int, float]]:
+    """(slot, conditional acceptance in percent) where it rests on enough rounds."""
+    if figures is None:
+        return []
+    slots = zip(figures["conditional"], figures["conditional_rounds"], strict=True)
+    return [
+        (slot, 100 * share)
+        for slot, (share, count) in enumerate(slots, start=1)
+        if share is not None and count >= FEWEST_ROUNDS
+    ]
 
 
-def depth_plot(families: Mapping[str, Mapping[str, Points]], path: Path) -> bool:
-    """Macro τ against decoder layers; False, and no file, when all drafters are equally deep."""
-    depths = {point[0] for each in families.values() for points in each.values() for point in points}
-    return len(depths) > 1 and _lines_plot(families, path, "drafter layers", single_points=True)
+def block_size_plot(panels: Panels, path: Path) -> bool:
+    """τ against γ (the paper's Figure 4), lines of drafters alike in all else; False, and no file, when no line has two
+    points.
+    """
+    return _lines_plot(panels, path, "block size γ")
 
 
-def _lines_plot(
-    families: Mapping[str, Mapping[str, Points]], path: Path, label: str, single_points: bool = False
-) -> bool:
+def depth_plot(panels: Panels, path: Path) -> bool:
+    """τ against decoder layers; False, and no file, when all drafters are equally deep."""
+    depths = {point[0] for each in panels.values() for points in each.values() for point in points}
+    return len(depths) > 1 and _lines_plot(panels, path, "drafter layers", single_points=True)
+
+
+def _lines_plot(panels: Panels, path: Path, label: str, single_points: bool = False) -> bool:
     fewest = 1 if single_points else 2
     kept = {
-        temperature: {name: points for name, points in each.items() if len({p[0] for p in points}) >= fewest}
-        for temperature, each in families.items()
+        title: {name: points for name, points in each.items() if len({p[0] for p in points}) >= fewest}
+        for title, each in panels.items()
     }
     if not any(kept.values()):
         return False
     names = sorted({name for each in kept.values() for name in each})
-    with canvas(path, len(kept), 1, 5.0, 3.9) as axes:
-        for axis, (temperature, each) in zip(axes[0], kept.items(), strict=True):
+    columns = min(4, len(kept))
+    rows = -(-len(kept) // columns)
+    with canvas(path, columns, rows, 3.4, 3.1) as axes:
+        for axis in axes.flat[len(kept) :]:
+            axis.set_axis_off()
+        for axis, (title, each) in zip(axes.flat, kept.items(), strict=False):
             for name, points in each.items():
                 xs, ys, lows, highs = zip(*points, strict=True)
                 spread = [[y - low for y, low in zip(ys, lows, strict=True)],
@@ -136,18 +161,52 @@ def _lines_plot(
                 nudge = (place - (len(names) - 1) / 2) * 0.012 * (max(xs) - min(xs) or 1)
                 axis.errorbar([x + nudge for x in xs], ys, yerr=spread, label=name, color=_colour(place),
                               marker=MARKERS[place % len(MARKERS)], markersize=5, capsize=3, linewidth=1.6)  # fmt: skip
-            axis.set_title(f"temperature {temperature}")
-            axis.set_xlabel(label)
+            axis.set_title(title)
             axis.set_xticks(sorted({point[0] for points in each.values() for point in points}))
             axis.margins(x=0.15, y=0.15)
-        axes[0][0].set_ylabel("acceptance length τ (tokens/round)")
+        for axis in axes[-1]:
+            axis.set_xlabel(label)
+        for row in axes:
+            row[0].set_ylabel("τ (tokens/round)")
         _legend_below(axes)
     return True
+
+
+def threshold_plot(sweep: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: Path) -> None:
+    """Draft tokens per round, accepted and rejected, and the share accepted, against the confidence at which blocks are
+    cut: a row per temperature, a panel per domain (the paper's Figure 5).
+    """
+    domains = sorted({domain for each in sweep.values() for domain in each})
+    with canvas(path, len(domains), len(sweep), 3.9, 3.0) as axes:
+        for row, (temperature, each) in zip(axes, sweep.items(), strict=True):
+            for axis, domain in zip(row, domains, strict=True):
+                points = each.get(domain, ())
+                at = [point["threshold"] for point in points]
+                accepted, rejected = ([point[part] for point in points] for part in ("accepted", "rejected"))
+                axis.bar(at, accepted, 0.07, color=COLOURS[2], alpha=0.45, label="accepted")
+                axis.bar(at, rejected, 0.07, accepted, color="white", edgecolor="#999999", hatch="////",
+                         linewidth=0.6, label="rejected")  # fmt: skip
+                axis.set_title(f"{domain}, T = {temperature}")
+                share = axis.twinx()
+                shown = [(point["threshold"], 100 * point["accepted_per_verified"]) for point in points
+                         if point["accepted_per_verified"] is not None]  # fmt: skip
+                if shown:
+                    share.plot(*zip(*shown, strict=True), color=COLOURS[0], marker="o", markersize=4)
+                    axis.plot([], [], color=COLOURS[0], marker="o", markersize=4, label="accepted ÷ verified")
+                share.set_ylim(0, 102)
+                share.grid(visible=False)
+                if axis is row[-1]:
+                    share.set_ylabel("accepted ÷ verified (%)")
+            row[0].set_ylabel("draft tokens per round")
+        for axis in axes[-1]:
+            axis.set_xlabel("confidence threshold")
+        _legend_below(axes)
 
 
 def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
     """Share of accepted prefixes against predicted survival, before and after, for some slots; one row per class.
 
+    Grey bars say where the rounds are after the temperatures (the paper's Figure 6).
     `figures` has by class "temperatures" and the states "before", "after" and perhaps "mapped".
     """
     slots = max(len(each["temperatures"]) for each in figures.values())
@@ -156,18 +215,16 @@ def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
         for row, (kind, each) in zip(axes, figures.items(), strict=True):
             for axis, slot in zip(row, shown, strict=True):
                 axis.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
+                _histogram(axis, each["after"]["reliability"][slot - 1])
                 for colour, when in zip(RELIABILITY_COLOURS, ("before", "after", "mapped"), strict=True):
                     if when not in each:
                         continue
                     points = each[when]["reliability"][slot - 1]
-                    total = sum(count for _, _, count in points) or 1
                     error = each[when]["ece"][slot - 1]
                     label = f"{when}: ECE –" if error is None else f"{when}: ECE {100 * error:.1f} %"
                     if points:
-                        chance, share, counts = zip(*points, strict=True)
-                        axis.plot(chance, share, color=colour, linewidth=1.3)
-                        sizes = [12 + 110 * count / total for count in counts]
-                        axis.scatter(chance, share, s=sizes, color=colour, label=label, alpha=0.75)
+                        chance, share, _ = zip(*points, strict=True)
+                        axis.plot(chance, share, color=colour, linewidth=1.3, marker="o", markersize=3.5, label=label)
                 axis.set_title(f"{kind}, slot {slot}")
                 axis.set_xlim(-0.03, 1.03)
                 axis.set_ylim(-0.03, 1.03)
@@ -176,6 +233,14 @@ def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
             row[0].set_ylabel("share accepted")
         for axis in axes[-1]:
             axis.set_xlabel("predicted survival")
+
+
+def _histogram(axis: Any, points: Sequence[tuple[float, float, int]]) -> None:
+    """How many rounds stand where, the fullest bin a third of the axis high."""
+    if points:
+        most = max(count for _, _, count in points)
+        heights = [count / most / 3 for _, _, count in points]
+        axis.bar([chance for chance, _, _ in points], heights, 0.05, color="#dddddd", zorder=0)
 
 
 def _colour(place: int) -> str:

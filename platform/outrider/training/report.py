@@ -7,10 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from outrider.errors import MissingExtra
 from outrider.training import plots
+from outrider.training.acceptance import threshold_sweep
 from outrider.training.artifacts import Artifact, Manifest
-from outrider.training.calibrate import FIGURES, STATES
+from outrider.training.calibrate import FIGURES, STATES, played_rounds
 from outrider.training.drafter_eval import EVALUATION
 from outrider.training.recipe import Recipe
 from outrider.training.storage import write_json
@@ -19,6 +22,7 @@ from outrider.training.subject import open_subject
 __all__ = ["acceptance_table", "describe", "report_stage"]
 
 REPORT = "report.md"
+THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(10))
 
 
 def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (), restart: bool = False) -> Manifest:
@@ -40,11 +44,13 @@ def report_stage(recipe: Recipe, *, variant: str = "", labels: Sequence[str] = (
     figures = None
     if "calibration" in inputs:
         figures = json.loads(calibration.check_content(FIGURES).read_text("utf-8"))
-    drawn = _draw(artifact, contents[0], figures)
+    sweep = _sweep(evaluations[0], contents[0])
+    drawn = _draw(artifact, contents[0], figures, sweep)
     titles = ["held-out prompts", *labels]
     (artifact.directory / REPORT).write_text(_markdown(titles, contents, figures, drawn), encoding="utf-8")
     tables = {title: _tables(content) for title, content in zip(titles, contents, strict=True)}
-    write_json(artifact.directory / "report.json", {"evaluations": tables, "calibration": figures})
+    machine = {"evaluations": tables, "thresholds": sweep, "calibration": figures}
+    write_json(artifact.directory / "report.json", machine)
     return artifact.finish({"plots": len(drawn), "evaluations": len(contents)})
 
 
@@ -117,6 +123,7 @@ def _tables(content: dict[str, Any]) -> dict[str, Any]:
                 "first_over_this": first["macro_tau"] / each["macro_tau"],
                 "accepted_per_verified": each["all"]["accepted_per_verified"],
                 "conditional": each["all"]["conditional"],
+                "conditional_by_domain": {d: each["domains"][d]["conditional"] for d in each["domains"]},
                 "survival": each["all"]["survival"],
             }
             for name, each in methods.items()
@@ -124,7 +131,24 @@ def _tables(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _sweep(evaluation: Artifact, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """temperature → domain → the drafter's threshold sweep; empty for a drafter without a confidence head."""
+    name, about = next(iter(content["methods"].items()))
+    if not about.get("enable_confidence_head"):
+        return {}
+    domains = np.array(content["domain_of_prompt"])
+    found: dict[str, dict[str, Any]] = {}
+    for temperature, rounds in played_rounds(evaluation, name):
+        parts = {each: rounds.of(np.flatnonzero(domains == each).tolist()) for each in sorted({*domains.tolist()})}
+        found[f"{temperature:g}"] = {
+            domain: threshold_sweep(part, THRESHOLDS) for domain, part in parts.items() if len(part.run)
+        }
+    return found
+
+
+def _draw(
+    artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] | None, sweep: dict[str, dict[str, Any]]
+) -> list[tuple[str, str]]:
     """The plots that the evaluation has enough for: (file, what it shows)."""
     drawn: list[tuple[str, str]] = []
     titles = _titles(content)
@@ -135,6 +159,9 @@ def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] |
             drawn.append(("block-size.png", "Acceptance length against block size"))
         if plots.depth_plot(_families(content, "num_hidden_layers"), artifact.directory / "depth.png"):
             drawn.append(("depth.png", "Acceptance length against the drafter's depth"))
+        if sweep:
+            plots.threshold_plot(sweep, artifact.directory / "threshold.png")
+            drawn.append(("threshold.png", "Draft tokens per round when blocks are cut at a confidence"))
         if figures:
             plots.reliability_plot(figures, artifact.directory / "reliability.png")
             drawn.append(("reliability.png", "Reliability of prefix survival: before, after temperatures, with maps"))
@@ -143,32 +170,34 @@ def _draw(artifact: Artifact, content: dict[str, Any], figures: dict[str, Any] |
     return drawn
 
 
-def _families(content: dict[str, Any], axis: str) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
-    """temperature → family → [(axis value, macro τ, low, high)], of methods alike in everything but `axis`."""
+def _families(content: dict[str, Any], axis: str) -> plots.Panels:
+    """Panel (domain and temperature, macro τ last) → family → points, of methods alike in everything but `axis`."""
     gamma = next(iter(content["methods"].values())).get("block_size")
-    other = "num_hidden_layers" if axis == "block_size" else "block_size"
-    found: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    found: dict[str, dict[str, list[plots.Point]]] = {}
     for temperature, part in content["temperatures"].items():
-        families: dict[tuple[Any, ...], list[tuple[float, float, float, float]]] = {}
         for name, each in part["methods"].items():
             about = content["methods"].get(name, {})
             if "block_size" not in about or each["macro_tau"] is None:
                 continue
             if axis == "num_hidden_layers" and about["block_size"] != gamma:
                 continue  # depth is compared at the first drafter's block size
-            loss = about.get("loss") or {}
-            key = (kind_of(about), about.get("markov_head_type") if about.get("markov_rank") else "", about[other],
-                   loss.get("tv", 1) == 0, about.get("steps"))  # fmt: skip
-            families.setdefault(key, []).append((about[axis], each["macro_tau"], *each["macro_tau_interval"]))
-        shown = {}
-        for (kind, head, fixed, ce_only, steps), points in families.items():
-            unit = "layers" if other == "num_hidden_layers" else "γ ="
-            place = f"{fixed} {unit}" if other == "num_hidden_layers" else f"{unit} {fixed}"
-            words = [kind, f"({head})" if head not in ("", "vanilla") else "", "CE loss" if ce_only else "", place]
-            label = " ".join(filter(None, words)) + (f", {steps:,} steps" if steps else "")
-            shown[label] = sorted(points)
-        found[temperature] = shown
-    return found
+            taus = {domain: (figures["tau"], *figures["tau_interval"]) for domain, figures in each["domains"].items()}
+            for domain, tau in {**taus, "macro": (each["macro_tau"], *each["macro_tau_interval"])}.items():
+                families = found.setdefault(f"{domain}, T = {temperature}", {})
+                families.setdefault(_family(about, axis), []).append((about[axis], *tau))
+    return {panel: {label: sorted(points) for label, points in each.items()} for panel, each in found.items()}
+
+
+def _family(about: dict[str, Any], axis: str) -> str:
+    """In words, all of a method but what `axis` says."""
+    kind, head, loss = kind_of(about), about.get("markov_head_type", "vanilla"), about.get("loss") or {}
+    words = [kind]
+    if about.get("markov_rank") and head != "vanilla":
+        words.append(f"({head})")
+    if loss.get("tv", 1) == 0:
+        words.append("CE loss")
+    words.append(f"{about['num_hidden_layers']} layers" if axis == "block_size" else f"γ = {about['block_size']}")
+    return " ".join(words) + (f", {about['steps']:,} steps" if about.get("steps") else "")
 
 
 def _markdown(
