@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from outrider.errors import InvalidRequest, ModelDirectoryError
@@ -37,6 +37,12 @@ def write_model(root: Path, *, template: str | None = TEMPLATE, **config: Any) -
     saved.save_pretrained(root)
     (root / "config.json").write_text(json.dumps({"vocab_size": 304, "max_position_embeddings": 128} | config))
     return root
+
+
+def set_type(root: Path, model_type: str) -> None:
+    """Name a family of which transformers would make an empty tokenizer out of nothing."""
+    path = root / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": model_type}))
 
 
 @pytest.fixture
@@ -100,11 +106,59 @@ def test_a_template_that_refuses_is_the_request_s_fault(directory: Path) -> None
     assert caught.value.param == "messages"
 
 
+def test_a_base_model_without_a_template_takes_plain_text_only(tmp_path: Path) -> None:
+    text = TextModel.load(write_model(tmp_path / "base", template=None))
+    assert text.decode(text.encode("hello there")) == "hello there"
+    with pytest.raises(
+        InvalidRequest, match=r"model base has no chat template.*/v1/completions.*chat_template\.jinja"
+    ) as caught:
+        text.encode_chat([{"role": "user", "content": "hi"}])
+    assert caught.value.param == "messages"
+
+
+def test_a_text_begins_with_one_bos_plain_or_in_a_template_that_writes_its_own(tmp_path: Path) -> None:
+    """As Llama and Gemma have it: the tokenizer puts <bos> before a text, and the template begins with it, too."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<bos>", "<eos>", "▁"], show_progress=False)
+    tokenizer.train_from_iterator(["user hello hello there model"] * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>")
+    saved.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}"
+    saved.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 120, "max_position_embeddings": 64}))
+    text = TextModel.load(tmp_path)
+    plain, chat = text.encode("hello there"), text.encode_chat([{"role": "user", "content": "hello"}])
+    assert plain == saved("hello there").input_ids
+    assert [ids.count(1) for ids in (plain, chat)] == [1, 1]
+    assert plain[0] == chat[0] == 1
+    assert text.decode(chat) == "user hello"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "gpt2", "n_positions": 32}, (304, 32)),
+        ({"model_type": "gemma3", "text_config": {"vocab_size": 77, "max_position_embeddings": 48}}, (77, 48)),
+        ({"model_type": "llama"}, (304, 2048)),
+    ],
+)
+def test_sizes_are_found_under_a_family_s_own_names(
+    tmp_path: Path, config: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    write_model(tmp_path, **config)
+    held = json.loads((tmp_path / "config.json").read_text())
+    gone = {"max_position_embeddings"} | ({"vocab_size"} if "text_config" in config else set())
+    (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in held.items() if key not in gone}))
+    text = TextModel.load(tmp_path)
+    assert (text.vocab_size, text.context_tokens) == expected
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda root: (root / "tokenizer.json").unlink(), "no tokenizer"),
-        (lambda root: (root / "chat_template.jinja").unlink(), "no chat template"),
+        (lambda root: ((root / "tokenizer.json").unlink(), set_type(root, "qwen2")), "no tokenizer.json"),
         (lambda root: (root / "config.json").unlink(), "no config.json"),
         (lambda root: (root / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda root: (root / "config.json").write_text("[]"), "JSON object"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,18 @@ from outrider.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDe
 
 __all__ = ["TextModel"]
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
     """Everything between a tenant's text and a model's token ids; safe to share between requests.
 
-    fingerprint: sha256 hex of tokenizer and chat template; equal fingerprints encode every prompt alike.
+    name: the directory's name; fingerprint: sha256 hex of tokenizer and chat template; equal fingerprints encode every
+    prompt alike.
     """
 
+    name: str
     vocab_size: int
     context_tokens: int
     eos_token_ids: tuple[int, ...]
@@ -43,6 +48,7 @@ class TextModel:
         digest = hashlib.sha256(f"{serialised}\n{tokenizer.chat_template}".encode()).hexdigest()
         vocab_size = _positive_int(config, "vocab_size", root)
         return cls(
+            name=root.name,
             vocab_size=vocab_size,
             context_tokens=_positive_int(config, "max_position_embeddings", root),
             eos_token_ids=_eos_token_ids(root, config, tokenizer),
@@ -58,10 +64,17 @@ class TextModel:
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation ({role, content}, …) up to where the assistant's answer begins.
 
-        Raises InvalidRequest when the model's template refuses the conversation.
+        Special tokens are the template's own; the tokenizer adds none. Raises InvalidRequest when the model has no
+        template or its template refuses the conversation.
         """
         from jinja2 import TemplateError
 
+        if not self._tokenizer.chat_template:
+            raise InvalidRequest(
+                f"model {self.name} has no chat template: use /v1/completions, or put a chat_template.jinja beside its "
+                "tokenizer.json",
+                param="messages",
+            )
         try:
             prompt: str = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
@@ -109,14 +122,15 @@ class TextModel:
 def _load_tokenizer(root: Path) -> Any:
     from transformers import AutoTokenizer
 
+    # Without any of them transformers makes an empty tokenizer for many families: no text would have tokens.
+    if not any((root / file).is_file() for file in _TOKENIZER_FILES):
+        raise ModelDirectoryError(f"{root} holds no tokenizer: there is no tokenizer.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError … for the same missing file
         raise ModelDirectoryError(f"{root} holds no tokenizer that transformers can load: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelDirectoryError(f"{root}: only `tokenizers` tokenizers (tokenizer.json) are supported")
-    if not tokenizer.chat_template:
-        raise ModelDirectoryError(f"{root} has no chat template (chat_template.jinja or tokenizer_config.json)")
     return tokenizer
 
 
@@ -141,7 +155,14 @@ def _eos_token_ids(root: Path, config: Mapping[str, Any], tokenizer: Any) -> tup
 
 
 def _positive_int(config: Mapping[str, Any], name: str, root: Path) -> int:
+    """A field of config.json: its own, its language model's, or what transformers knows the family calls it."""
     value = config.get(name)
+    if value is None and "model_type" in config:
+        from transformers import AutoConfig
+
+        with contextlib.suppress(Exception):  # whatever is wrong with the file, the field is what is missed here
+            loaded = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
+            value = getattr(loaded.get_text_config(), name, None)
     if not isinstance(value, int) or value <= 0:
         raise ModelDirectoryError(f"{root}/config.json: {name} must be a positive integer, found {value!r}")
     return value
