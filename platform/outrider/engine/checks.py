@@ -23,8 +23,9 @@ def check_request(request: GenerationRequest, vocab_size: int, room_tokens: int)
         raise InvalidRequest("temperature must be 0 or more, and finite", param="temperature")
     if not 0.0 <= sampling.top_p <= 1.0:
         raise InvalidRequest("top_p must be within 0 and 1", param="top_p")
-    if len(prompt) + sampling.max_tokens > room_tokens:
+    wanted = sampling.max_tokens
+    if len(prompt) + wanted > room_tokens:
         raise ContextLengthExceeded(
-            f"{len(prompt)} prompt and {sampling.max_tokens} requested tokens exceed the context of {room_tokens} tokens",
+            f"{len(prompt)} prompt tokens and {wanted} requested exceed the context of {room_tokens} tokens",
             param="max_tokens",
         )
