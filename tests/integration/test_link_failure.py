@@ -114,7 +114,7 @@ def test_a_hanging_drafter_is_lost_once_and_its_late_answer_changes_nothing(
     step(engine, chunks)
     assert tokens(chunks) == plain
     assert engine.engine.drafting.lost == 1
-    assert engine.engine.pool.used == 0
+    assert engine.engine.memory.pool.used == 0
 
 
 def test_a_drafter_that_does_not_start_says_so(pair: TinyPair, tmp_path: Any) -> None:

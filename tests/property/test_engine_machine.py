@@ -20,7 +20,13 @@ from support.engines import run as run_to_end
 from support.tiny import TinyPair, make_drafter, make_target
 
 VOCAB, CONTEXT, BLOCKS, BLOCK, RUNNING, QUEUED, STEP = 12, 48, 10, 4, 4, 6, 24
-CLASSES = (BatchClass("balanced"), BatchClass("interactive", prefill_share=0.25, co_batch_tokens=16))
+CLASSES = (
+    BatchClass("balanced"),
+    BatchClass("interactive", prefill_share=0.25, co_batch_tokens=16),
+    BatchClass("throughput", preemption_order=1),
+)
+ALIKE = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
+"""Two full blocks and a half that many prompts begin with."""
 
 
 @cache
@@ -45,6 +51,7 @@ class EngineMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.engine, self.plain = engines()
+        self.engine.reset_memory()
         if not self.engine.drafting.ready:
             self.attach()
         self.asked: dict[str, GenerationRequest] = {}
@@ -59,7 +66,9 @@ class EngineMachine(RuleBasedStateMachine):
         return [name for name, chunks in self.heard.items() if not chunks or chunks[-1].finish is None]
 
     @rule(
-        prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20),
+        prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=16),
+        begins_alike=st.booleans(),
+        salt=st.sampled_from(("", "acme")),
         max_tokens=st.integers(1, 14),
         depth_cap=st.sampled_from((None, 0, 2)),
         kind=st.sampled_from(CLASSES),
@@ -69,6 +78,8 @@ class EngineMachine(RuleBasedStateMachine):
     def submit(
         self,
         prompt: list[int],
+        begins_alike: bool,
+        salt: str,
         max_tokens: int,
         depth_cap: int | None,
         kind: BatchClass,
@@ -77,7 +88,8 @@ class EngineMachine(RuleBasedStateMachine):
     ) -> None:
         name = str(len(self.asked))
         one = request(
-            name, prompt, max_tokens, depth_cap=depth_cap, batch_class=kind,
+            name, [*ALIKE, *prompt] if begins_alike else prompt, max_tokens, depth_cap=depth_cap, batch_class=kind,
+            salt=salt,
             temperature=temperature, seed=len(self.asked), ignore_eos=ignore_eos,
         )  # fmt: skip
         if len(self.engine.queue) == QUEUED:
@@ -126,15 +138,16 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def books_balance(self) -> None:
         engine = self.engine
-        engine.pool.check_integrity()
+        engine.check_integrity()
         assert len(engine.running) <= RUNNING
-        assert engine.pool.used == sum(len(s.blocks) for s in engine.running)
-        held = [block for s in engine.running for block in s.blocks]
-        assert len(set(held)) == len(held)
+        written = [block for s in engine.running for block in s.blocks[s.num_computed // BLOCK :]]
+        assert len(set(written)) == len(written), "two sequences write to one block"
         for sequence in engine.running:
-            assert 0 <= sequence.draft_held <= sequence.num_computed < len(sequence.tokens) <= CONTEXT
+            assert sequence.num_computed < len(sequence.tokens) <= min(CONTEXT, len(sequence.slots))
+            assert 0 <= sequence.draft_held <= len(sequence.tokens) - 1
+            assert not sequence.decoding or sequence.draft_held <= sequence.num_computed
+            assert sequence.published <= sequence.num_computed // BLOCK
             assert sequence.remaining > 0
-            assert not sequence.decoding or sequence.num_computed == len(sequence.tokens) - 1
         assert sorted(self.open(), key=int) == sorted(
             (s.request.request_id for s in (*engine.running, *engine.queue)), key=int
         )
@@ -145,7 +158,7 @@ class EngineMachine(RuleBasedStateMachine):
             return
         while not self.engine.idle:
             self.hear(self.engine.step())
-        assert self.engine.pool.used == 0
+        assert self.engine.memory.pool.used == 0
         assert not self.open()
         done = [
             one

@@ -80,6 +80,7 @@ def request(
     depth_cap: int | None = None,
     batch_class: BatchClass | None = None,
     choice_index: int = 0,
+    salt: str = "",
     **sampling: Any,
 ) -> GenerationRequest:
     """A request; greedy and blind to end tokens unless told otherwise."""
@@ -89,6 +90,7 @@ def request(
         SamplingParams(max_tokens, **{"temperature": 0.0, "ignore_eos": True, **sampling}),
         depth_cap=depth_cap,
         choice_index=choice_index,
+        cache_salt=salt,
     )
     return made if batch_class is None else replace(made, batch_class=batch_class)
 
@@ -101,5 +103,5 @@ def run(engine: Engine, requests: Sequence[GenerationRequest]) -> dict[str, list
     while not engine.idle:
         for request_id, chunk in engine.step():
             chunks.setdefault(request_id, []).append(chunk)
-    engine.pool.check_integrity()
+    engine.check_integrity()
     return chunks

@@ -177,21 +177,21 @@ def test_a_running_request_is_cancelled_and_its_memory_freed(engine: Engine, pai
     alone = run(make_engine(pair.target), [request("stays", PROMPTS[1], 24)])["stays"]
     seen: list[int] = []
     for name in ("goes", "stays"):
-        engine.submit(request(name, PROMPTS[1], 24))
+        engine.submit(request(name, PROMPTS[1], 24, salt=name))
     for _ in range(steps):
         seen += [t for name, chunk in engine.step() if name == "stays" for t in chunk.tokens]
-    used = engine.pool.used
+    used = engine.memory.pool.used
     [(name, chunk)] = engine.cancel("goes")
     assert name == "goes"
     assert chunk.finish is FinishReason.CANCELLED
     assert chunk.summary is not None
-    assert engine.pool.used == used // 2
+    assert engine.memory.pool.used == used // 2
     while not engine.idle:
         for name, chunk in engine.step():
             assert name == "stays"
             seen += chunk.tokens
     assert seen == tokens(alone)
-    assert engine.pool.used == 0
+    assert engine.memory.pool.used == 0
 
 
 def test_cancelling_during_a_chunked_prefill(pair: TinyPair) -> None:
@@ -201,5 +201,5 @@ def test_cancelling_during_a_chunked_prefill(pair: TinyPair) -> None:
     [(_, chunk)] = engine.cancel("x")
     assert chunk.finish is FinishReason.CANCELLED
     assert engine.idle
-    assert engine.pool.used == 0
+    assert engine.memory.pool.used == 0
     assert engine.step() == []

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from outrider.engine.batch import FlatBatch
-from outrider.engine.blocks import BlockPool
 from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import AcceptanceMeter, Smoothed
+from outrider.engine.memory import Memory
 from outrider.engine.plan import Plan, flatten
 from outrider.engine.planner import Planner
-from outrider.engine.sequence import NO_SLOTS, Sequence
+from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.target import TargetModel
 from outrider.errors import Overloaded
@@ -64,8 +64,8 @@ class Engine:
         self.settings = settings
         self._chooser = Chooser(rule or CoupledRule())
         self.curve = curve
-        self.pool = BlockPool(settings.kv_blocks, settings.block_size)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
+        self.reset_memory()
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
         self._planner = Planner(settings, curve, self.drafting)
         self.running: list[Sequence] = []
@@ -82,15 +82,14 @@ class Engine:
         """Whether there is nothing to do."""
         return not self.running and not self.queue
 
-    def submit(self, request: GenerationRequest) -> None:
-        """Queue a request.
+    @property
+    def context_tokens(self) -> int:
+        """Largest prompt plus output: the target's context, or all memory if that is less."""
+        return min(self.target.context_tokens, self.settings.kv_blocks * self.settings.block_size)
 
-        Raises InvalidRequest for an empty prompt, a token outside the vocabulary or a sampling parameter out of range
-        (the drafter would refuse the whole round), ContextLengthExceeded when prompt and output do not fit the context
-        or the memory, Overloaded when the queue is full.
-        """
-        room = min(self.target.context_tokens, self.pool.total * self.settings.block_size)
-        check_request(request, self.target.vocab_size, room)
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises what `check_request` does, and Overloaded when the queue is full."""
+        check_request(request, self.target.vocab_size, self.context_tokens)
         if len(self.queue) >= self.settings.max_queued_requests:
             raise Overloaded(f"{len(self.queue)} requests are queued for {self.settings.model}", retry_after_s=1.0)
         self.queue.append(Sequence(request, next(self._keys), time.monotonic(), list(request.prompt_token_ids)))
@@ -112,12 +111,13 @@ class Engine:
             sequence.finish = FinishReason.ERROR
             request_id, chunk = self._retire(sequence)
             failed.append((request_id, replace(chunk, error=error)))
+        self.memory.pool.forget()
         self._say_farewells()
         return failed
 
     def attach_drafter(self, link: DraftLink) -> None:
-        """Draft through `link` from the next round on; running sequences are refilled from the feature plane."""
-        self.drafting.attach(link, self.running)
+        """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
+        self.drafting.attach(link, [*self.running, *self.queue])
         if self._acceptance.block_size != link.welcome.block_size:  # what was learnt is of another drafter
             self._acceptance = AcceptanceMeter(link.welcome.block_size)
 
@@ -125,6 +125,7 @@ class Engine:
         """One round for everything that is running; returns what each request gained."""
         started = time.perf_counter()
         self._admit()
+        self._make_room()
         plan = self._planner.plan(self.running, self._host_s.value)
         if plan.empty:
             return []
@@ -135,6 +136,14 @@ class Engine:
         chunks = self._commit(plan, chosen)
         self._account(plan, len(batch.token_ids), started, scheduled, ran)
         return chunks
+
+    def reset_memory(self) -> None:
+        """Count every block as free; only while nothing runs."""
+        self.memory = Memory(self.cache, self.settings.kv_blocks, reuse=self.settings.prefix_cache)
+
+    def check_integrity(self) -> None:
+        """Raise OutOfBlocks unless memory is in balance."""
+        self.memory.check_integrity(self.running)
 
     # schedule
 
@@ -151,7 +160,7 @@ class Engine:
         return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now for s in self.queue))
 
     def _admit(self) -> None:
-        """Start queued requests, first come first served, as long as memory for their whole length is free.
+        """Start queued requests, first come first served, as long as there is memory for what they begin with.
 
         Nobody starts before one request's batch class tires of waiting, or the queue fills what room there is.
         """
@@ -160,14 +169,35 @@ class Engine:
             return
         while self.queue and len(self.running) < self.settings.max_running_requests:
             sequence = self.queue[0]
-            needed = self.pool.blocks_for(sequence.prompt_tokens + sequence.request.sampling.max_tokens)
-            if needed > self.pool.free:
+            if not self.memory.admit(sequence, self.running):
                 return
             self.queue.popleft()
-            sequence.blocks = self.pool.allocate(needed)
-            sequence.slots = self.cache.slots_of(sequence.blocks)
-            sequence.admitted_s = time.monotonic()
+            if sequence.admitted_s is None:
+                sequence.admitted_s = time.monotonic()
+                sequence.cached_tokens = sequence.num_computed
             self.running.append(sequence)
+
+    def _make_room(self) -> None:
+        """Memory for every decoding sequence's anchor, then for drafts if blocks are left over.
+
+        When an anchor has no room, the sequence that sorts last gives way, be it the one that asks: the first in order
+        always advances, and no two can take memory from each other in turn.
+        """
+        decoding = sorted((s for s in self.running if s.decoding), key=lambda s: s.precedence)
+        for sequence in decoding:
+            while sequence.blocks and not self.memory.grow(sequence, len(sequence.tokens)):
+                self._preempt(max(self.running, key=lambda s: s.precedence))
+        for sequence in decoding if self.drafting.ready else ():
+            if sequence.blocks and self.memory.pool.available > len(self.running):
+                self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(self.drafting.block_size))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's memory; it waits in front of the queue and goes on where it was, its tokens kept."""
+        self.running.remove(sequence)
+        self.memory.release(sequence)
+        sequence.num_computed = 0
+        sequence.preemptions += 1
+        self.queue.appendleft(sequence)
 
     # run
 
@@ -193,11 +223,16 @@ class Engine:
             chunks.append(self._extend(sequence, emitted, chosen.logprobs[rows], len(draft), accepted))
         for sequence, length in plan.prefill:
             sequence.num_computed += length
-            if sequence.num_computed == len(sequence.tokens):
+            if sequence.num_computed < len(sequence.tokens):
+                self.memory.publish(sequence)
+                continue
+            resumed = sequence.first_token_s is not None
+            if not resumed:
                 sequence.first_token_s = now
-                rows = slice(row, row + 1)
-                row = rows.stop
-                chunks.append(self._extend(sequence, chosen.tokens[rows], chosen.logprobs[rows], None, 0))
+            rows = slice(row, row + 1)
+            row = rows.stop
+            admitted = 0 if resumed else None
+            chunks.append(self._extend(sequence, chosen.tokens[rows], chosen.logprobs[rows], admitted, 0))
         self._say_farewells()
         return chunks
 
@@ -214,7 +249,7 @@ class Engine:
         admitted: int | None,
         accepted: int,
     ) -> tuple[str, TokenChunk]:
-        """Commit a round's tokens to a sequence; an end token inside the run cuts it there.
+        """Commit a round's tokens to a sequence; an end token inside the run cuts it there. No depth: no round.
 
         After the cut `num_computed` is one short of the tokens: rejected and cut positions are simply run again.
         """
@@ -232,6 +267,7 @@ class Engine:
             self._acceptance.add(tried, counted)
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
+        self.memory.publish(sequence)
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
         chunk = TokenChunk(tuple(emitted), logprobs=logprobs[: len(emitted)])
@@ -243,11 +279,10 @@ class Engine:
         """Free everything a finished sequence holds and make its last chunk."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self.pool.release(sequence.blocks)
+            self.memory.release(sequence)
         else:
             self.queue.remove(sequence)
         self.drafting.forget(sequence)
-        sequence.blocks, sequence.slots = [], NO_SLOTS
         chunk = replace(gained, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
 
@@ -278,11 +313,12 @@ class Engine:
             epoch=self.epoch,
             time_s=time.time(),
             queued_requests=len(self.queue),
-            queued_tokens=sum(s.prompt_tokens for s in self.queue)
+            queued_tokens=sum(len(s.tokens) for s in self.queue)
             + sum(len(s.tokens) - s.num_computed for s in self.running if not s.decoding),
             running_requests=len(self.running),
-            kv_blocks_used=self.pool.used,
-            kv_blocks_total=self.pool.total,
+            kv_blocks_used=self.memory.pool.used,
+            kv_blocks_cached=self.memory.pool.cached,
+            kv_blocks_total=self.memory.pool.total,
             price_s=self._price.value,
             curve_version=self.curve.version,
             step_curve=self.curve.points(),
@@ -290,6 +326,6 @@ class Engine:
             round_s=self._round_s.value,
             acceptance_tokens=self._acceptance.expected_tokens() if self.drafting.ready else (1.0,),
             drafter_ready=self.drafting.ready,
-            context_tokens=min(self.target.context_tokens, self.pool.total * self.settings.block_size),
+            context_tokens=self.context_tokens,
             max_running_requests=self.settings.max_running_requests,
         )

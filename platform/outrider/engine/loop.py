@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from outrider.engine.engine import Chunks, Engine
-from outrider.errors import NotReady, OutriderError
+from outrider.errors import NotReady, OutOfBlocks, OutriderError
 from outrider.link import DraftLink, TargetHello
 from outrider.types import GenerationRequest, LoadSnapshot
 
@@ -146,9 +146,18 @@ class EngineLoop:
             self._publish(chunks)
         self._engine.drafting.detach()
 
+    def _check_idle(self) -> None:
+        """With nothing running nothing may be held; memory that lost count is made anew rather than served from."""
+        try:
+            self._engine.check_integrity()
+        except OutOfBlocks:
+            _log.exception("the memory of %s was out of balance and is counted anew", self.info.model)
+            self._engine.reset_memory()
+
     def _take_commands(self) -> None:
         """Carry out waiting commands; sleep for one when the engine is idle or waits for company."""
         if self._engine.idle:
+            self._check_idle()
             self._inbox.get()()
         elif (wait_s := self._engine.admission_wait_s) > 0:
             with contextlib.suppress(queue.Empty):

@@ -76,10 +76,10 @@ class Planner:
         return chunks
 
     def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
-        """Largest ℓ per decoding request: its own limit, and an equal share of what prefill leaves of the step."""
+        """Largest ℓ per decoding request: its own limit, its memory, an equal share of what prefill leaves."""
         block_size = self._drafting.block_size
         share = max(0, step_tokens // max(1, len(decoding)) - 1)
-        return [min(sequence.depth_limit(block_size), share) for sequence in decoding]
+        return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
 
     def _cut(
         self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, host_s: float

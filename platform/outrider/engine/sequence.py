@@ -18,10 +18,12 @@ NO_SLOTS = torch.empty(0, dtype=torch.int64)
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Invariants between steps: `num_computed` < len(tokens); while decoding it is len(tokens) − 1, so that the last
-    token (the anchor) is the only one the target has not processed; `draft_held` ≤ num_computed.
+    token (the anchor) is the only one the target has not processed, and `draft_held` ≤ num_computed.
 
     key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position.
-    draft_held: context rows the attached drafter is known to hold.
+    draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
+    keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
+    published: how many leading blocks others can find.
     """
 
     request: GenerationRequest
@@ -31,6 +33,10 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     slots: Tensor = NO_SLOTS
     num_computed: int = 0
+    hashes: list[bytes] = field(default_factory=list)
+    published: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
     draft_held: int = 0
     admitted_s: float | None = None
     first_token_s: float | None = None
@@ -54,8 +60,23 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether the prompt is computed and the first token chosen."""
-        return self.emitted > 0
+        """Whether all but the anchor is computed, and the anchor is an output token."""
+        return self.num_computed == len(self.tokens) - 1 and self.emitted > 0
+
+    @property
+    def reuses_prefix(self) -> bool:
+        """Whether computed prompt rows may be skipped: not when their logits are wanted."""
+        return self.request.sampling.prompt_logprobs is None
+
+    @property
+    def precedence(self) -> tuple[int, float, int]:
+        """Who sorts last is preempted first."""
+        return self.request.batch_class.preemption_order, self.arrived_s, self.key
+
+    @property
+    def spare_positions(self) -> int:
+        """Positions it holds beyond its tokens."""
+        return len(self.slots) - len(self.tokens)
 
     def depth_limit(self, block_size: int) -> int:
         """Most draft tokens a round may verify: the block, the request's cap, and one short of what may be emitted."""
@@ -77,4 +98,6 @@ class Sequence:
             prefill_s=first - admitted,
             decode_s=now_s - first,
             round_records=tuple(self.rounds),
+            cached_tokens=self.cached_tokens,
+            preemptions=self.preemptions,
         )

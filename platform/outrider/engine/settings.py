@@ -14,7 +14,8 @@ class EngineSettings:
     """Sizes and limits of one target replica.
 
     kv_blocks · block_size is the number of token positions held at once; max_step_tokens caps one step's flat batch;
-    draft_timeout_s is how long a round waits for its block before the drafter is given up.
+    draft_timeout_s is how long a round waits for its block before the drafter is given up; prefix_cache lets requests
+    take over what earlier ones computed of the same beginning.
     """
 
     model: str
@@ -25,6 +26,7 @@ class EngineSettings:
     max_queued_requests: int = 256
     max_step_tokens: int = 512
     draft_timeout_s: float = 1.0
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_size", "max_running_requests", "max_queued_requests", "max_step_tokens"):
