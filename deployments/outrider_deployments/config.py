@@ -42,7 +42,7 @@ class RoleConfig(_Settings):
     """What one replica of a role (target or drafter) runs on."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(default=1, ge=1, le=256)
     """Torch threads: Ray sets OMP_NUM_THREADS=1 for fractional CPUs, so the number is always explicit."""
     num_cpus: float = Field(default=0.2, ge=0)
@@ -66,8 +66,13 @@ class ModelConfig(_Settings):
     draft: RoleConfig = RoleConfig()
     max_running_requests: int = Field(default=16, ge=1, le=4096)
     max_queued_requests: int = Field(default=256, ge=0)
-    kv_blocks: int = Field(default=1024, ge=8)
-    """Blocks of the paged KV pool."""
+    kv_blocks: int = Field(default=2048, ge=8)
+    """Blocks of the paged KV pool; times `block_size` it is how many token positions are held at once."""
+    block_size: int = Field(default=8, ge=1, le=256)
+    """Positions of a block. Prefixes are reused in whole blocks: small ones waste less of a conversation's next turn,
+    large ones suit GPU kernels."""
+    prefix_cache: bool = True
+    """Whether requests of one tenant take over what earlier ones computed of the same beginning."""
 
 
 class GatewayConfig(_Settings):

@@ -103,6 +103,8 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
         model=name,
         replica=serve.get_replica_context().replica_id.unique_id,
         kv_blocks=model.kv_blocks,
+        block_size=model.block_size,
+        prefix_cache=model.prefix_cache,
         max_running_requests=model.max_running_requests,
         max_queued_requests=model.max_queued_requests,
         draft_timeout_s=timeouts.link_s,

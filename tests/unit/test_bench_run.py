@@ -106,6 +106,18 @@ def test_acceptance_by_domain(bench: Any) -> None:
     )
 
 
+def test_memory_is_reused_and_shared(bench: Any) -> None:
+    options = ("--conversations", "2", "--new-tokens", "20", "--max-tokens", "20", "--requests", "8")
+    read = bench("memory", *options, "--repetitions", "1")
+    turns, pressure = (table["rows"] for table in read["tables"])
+    assert {row["arm"]: row["tokens taken over"]["median"] for row in turns} == {"prefix cache": 32, "without": 0}
+    assert [row["equal answers"] for row in pressure] == [8, 8, 8]
+    assert [row["completed"] for row in pressure] == [8, 8, 8]
+    preempted = {row["arm"]: row["preemptions"]["median"] for row in pressure}
+    assert preempted["enough memory"] == 0
+    assert preempted["a quarter"] > 0
+
+
 def test_decode_compares_every_arm_with_the_peer(bench: Any) -> None:
     read = bench(
         "decode", "--streams", "1", "--streams", "3", "--prompts", "2", "--max-tokens", "6", "--repetitions", "2"

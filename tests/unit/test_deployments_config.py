@@ -39,7 +39,7 @@ def test_local_fits_on_one_core() -> None:
 
 def test_two_gpu_differs_only_in_resources_and_directories() -> None:
     def rest(values: dict[str, Any]) -> dict[str, Any]:
-        resources = {"directory", "drafter", "target", "draft", "max_running_requests", "kv_blocks"}
+        resources = {"directory", "drafter", "target", "draft", "max_running_requests", "kv_blocks", "block_size"}
         models = {
             name: {key: value for key, value in model.items() if key not in resources}
             for name, model in values["models"].items()

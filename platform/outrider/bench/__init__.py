@@ -4,6 +4,7 @@ from outrider.bench.acceptance import measure_acceptance
 from outrider.bench.decode import measure_decode
 from outrider.bench.exact import measure_exact
 from outrider.bench.http import measure_http
+from outrider.bench.memory import measure_memory
 from outrider.bench.report import Report, Table
 from outrider.bench.seeds import measure_seeds
 from outrider.bench.setup import Setup
@@ -18,5 +19,6 @@ __all__ = [
     "measure_decode",
     "measure_exact",
     "measure_http",
+    "measure_memory",
     "measure_seeds",
 ]

@@ -39,14 +39,27 @@ class Setup:
     held_out: Path | None = None
 
     def open(
-        self, link: LinkKind, *, streams: int, drafted: bool = True, curve: StepCostCurve | None = None
+        self,
+        link: LinkKind,
+        *,
+        streams: int,
+        drafted: bool = True,
+        curve: StepCostCurve | None = None,
+        kv_blocks: int = 4096,
+        prefix_cache: bool = False,
     ) -> LocalEngine:
         """A fresh engine that runs up to `streams` requests at a time and queues the rest.
 
-        The step curve is measured here unless one is given; without a drafter nothing asks for it.
+        The step curve is measured here unless one is given; without a drafter nothing asks for it. Repetitions ask the
+        same again, so prefixes are not reused unless that is what is measured.
         """
         settings = EngineSettings(
-            model=self.target.name, max_running_requests=streams, max_queued_requests=1 << 20, draft_timeout_s=10.0
+            model=self.target.name,
+            kv_blocks=kv_blocks,
+            max_running_requests=streams,
+            max_queued_requests=1 << 20,
+            draft_timeout_s=10.0,
+            prefix_cache=prefix_cache,
         )
         return open_engine(
             self.target,

@@ -154,6 +154,35 @@ def decode(
 
 
 @app.command()
+def memory(
+    conversations: Annotated[int, typer.Option(min=1, help="Conversations of a repetition.")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="New tokens of every turn.")] = 64,
+    requests: Annotated[int, typer.Option(min=4, help="Requests that share too little memory.")] = 16,
+    max_tokens: MaxTokens = 64,
+    repetitions: Repetitions = 5,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """A second turn's time to first token, and memory for a quarter of the requests. Exit code 1 on another answer."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_memory
+
+    with _saying() as say:
+        report = measure_memory(
+            setup, conversations=conversations, new_tokens=new_tokens, answer_tokens=max_tokens,
+            requests=requests, repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
     key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,

@@ -20,8 +20,8 @@ class EngineSettings:
 
     model: str
     replica: str = "local"
-    kv_blocks: int = 2048
-    block_size: int = 16
+    kv_blocks: int = 4096
+    block_size: int = 8
     max_running_requests: int = 64
     max_queued_requests: int = 256
     max_step_tokens: int = 512
