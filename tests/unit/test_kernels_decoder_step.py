@@ -17,12 +17,21 @@ from outrider_kernels import (
     DecoderLayer,
     DecoderRows,
     DecoderWeights,
+    HeadWeights,
+    NativeHead,
     NativeStep,
     PendingStep,
     Projection,
     library,
 )
-from outrider_kernels.decoder_step import CACHE_VARIABLE, built, native_fits, reference_step
+from outrider_kernels.decoder_step import (
+    CACHE_VARIABLE,
+    built,
+    native_fits,
+    reference_context,
+    reference_draw,
+    reference_step,
+)
 
 SLOTS = 1024
 SHAPES = {  # d, layers, H, K, D, I, V
@@ -237,3 +246,37 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(CACHE_VARIABLE, os.fspath(tmp_path / "file" / "kernels"))
     with pytest.raises(BuildError):
         library.__wrapped__()
+
+
+def test_contexts_of_a_drafter(compiled: ctypes.CDLL) -> None:
+    weights = weights_of("demo")
+    generator = torch.Generator().manual_seed(3)
+    rows, positions = torch.randn(63, 256, generator=generator), torch.randint(2000, (63,), generator=generator)
+    slots = torch.randperm(100, generator=generator)[:63]
+    planes = [[torch.zeros(2, 100, 2, 64) for _ in range(2)] for _ in range(2)]
+    NativeStep(compiled, weights).store_context(rows, positions, slots, *map(list, planes[0]))
+    reference_context(weights, rows, positions, slots, *map(list, planes[1]))
+    for ours, theirs in zip(planes[0], planes[1], strict=True):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("rank", [0, 24])
+@pytest.mark.parametrize(("blocks", "vocab"), [(1, 97), (5, 64), (16, 2050)])
+def test_blocks_are_drawn_as_the_reference_draws_them(
+    compiled: ctypes.CDLL, blocks: int, vocab: int, rank: int, random: bool
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    w1, w2 = (drawn(vocab, rank), drawn(vocab, rank)) if rank else (None, None)
+    head = HeadWeights(48, vocab, w1, w2, drawn(48 + (rank if blocks > 1 else 0)), 0.5)
+    hidden, logits, anchors = drawn(7 * blocks, 48), 3 * drawn(7 * blocks, vocab), torch.arange(blocks)
+    noise = torch.empty(blocks, 7, vocab).exponential_(generator=generator) if random else None
+    temperature = torch.linspace(0, 1.5, blocks)
+    expected = reference_draw(head, hidden, logits, anchors, noise, temperature)
+    tokens, confidence = NativeHead(compiled, head).draw(hidden, logits.clone(), anchors, noise, temperature)
+    assert torch.equal(tokens, expected[0])
+    close(confidence, expected[1])

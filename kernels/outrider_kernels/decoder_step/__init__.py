@@ -8,10 +8,10 @@ and 2.3, or 1.5 where its weights are bf16 (one thread, the least of 44 turns on
 from __future__ import annotations
 
 from outrider_kernels.decoder_step.build import CACHE_VARIABLE, BuildError, built, library
-from outrider_kernels.decoder_step.native import NativeStep, native_fits
+from outrider_kernels.decoder_step.native import NativeHead, NativeStep, native_fits
 from outrider_kernels.decoder_step.pending import PendingStep
-from outrider_kernels.decoder_step.reference import reference_step
-from outrider_kernels.decoder_step.weights import DecoderLayer, DecoderRows, DecoderWeights, Projection
+from outrider_kernels.decoder_step.reference import reference_context, reference_draw, reference_step
+from outrider_kernels.decoder_step.weights import DecoderLayer, DecoderRows, DecoderWeights, HeadWeights, Projection
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -19,11 +19,15 @@ __all__ = [
     "DecoderLayer",
     "DecoderRows",
     "DecoderWeights",
+    "HeadWeights",
+    "NativeHead",
     "NativeStep",
     "PendingStep",
     "Projection",
     "built",
     "library",
     "native_fits",
+    "reference_context",
+    "reference_draw",
     "reference_step",
 ]

@@ -1,4 +1,4 @@
-"""Building step.cpp with the host's own compiler, once per host and source: the result is kept on disk.
+"""Building step.cpp and its headers with the host's own compiler, once per host and source: the result is kept on disk.
 
 The file's name holds a digest of the source, the flags, the compiler and the processor's features, so a shared home
 directory never hands one machine the code of another.
@@ -23,7 +23,9 @@ CACHE_VARIABLE = "OUTRIDER_KERNEL_CACHE"
 """Environment variable: where built libraries are kept, instead of the user's cache directory."""
 
 _SOURCE = Path(__file__).with_name("step.cpp")
+_HEADERS = tuple(sorted(_SOURCE.parent.glob("*.h")))
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+_FUNCTIONS = ("outrider_step", "outrider_context", "outrider_draw")
 _COMPILE_LIMIT_S = 300.0
 
 
@@ -57,7 +59,8 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(place))
     except OSError as error:
         raise BuildError(str(error)) from error
-    loaded.outrider_step.restype = None
+    for name in _FUNCTIONS:
+        getattr(loaded, name).restype = None
     return loaded
 
 
@@ -97,7 +100,11 @@ def _compiler() -> str | None:
 @cache
 def _digest(compiler: str) -> str:
     """Of everything that decides what the compiler would make."""
-    facts = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), platform.machine().encode()]
+    facts = [
+        *(file.read_bytes() for file in (_SOURCE, *_HEADERS)),
+        " ".join(_FLAGS).encode(),
+        platform.machine().encode(),
+    ]
     resolved = Path(compiler).resolve()
     facts.append(f"{resolved} {resolved.stat().st_size} {resolved.stat().st_mtime_ns}".encode())
     try:

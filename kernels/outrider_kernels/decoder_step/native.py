@@ -7,6 +7,7 @@ widened in registers: the same arithmetic from half the bytes.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from outrider_kernels.decoder_step.weights import DecoderRows, DecoderWeights
+from outrider_kernels.decoder_step.weights import DecoderRows, DecoderWeights, HeadWeights
 
-__all__ = ["NativeStep", "native_fits"]
+__all__ = ["NativeHead", "NativeStep", "native_fits"]
 
 _LANES = 16
 _PANEL = 32
@@ -52,6 +53,24 @@ _Batch = _struct(
     **dict.fromkeys(("slots", "keys", "values"), POINTER(_P)),
     **dict.fromkeys(("features", "wanted", "hidden", "logits"), _P),
 )
+_ContextRows = _struct(
+    "ContextRows",
+    **dict.fromkeys(("count", "kv_stride"), _I),
+    **dict.fromkeys(("rows", "positions", "slots"), _P),
+    **dict.fromkeys(("keys", "values"), POINTER(_P)),
+)
+_DraftHead = _struct(
+    "DraftHead",
+    **dict.fromkeys(("rank", "hidden", "vocab", "confidence_reads_previous"), _I),
+    **dict.fromkeys(("w1", "confidence"), _P),
+    confidence_bias=c_float,
+    w2=_Packed,
+)
+_DraftBlocks = _struct(
+    "DraftBlocks",
+    **dict.fromkeys(("blocks", "slots"), _I),
+    **dict.fromkeys(("hidden", "logits", "noise", "temperature", "anchors", "tokens", "confidence"), _P),
+)
 
 
 def native_fits(weights: DecoderWeights) -> bool:
@@ -70,48 +89,36 @@ class NativeStep:
     """One stack's packed weights and the call. One thread at a time uses it; the call releases the interpreter."""
 
     def __init__(self, library: ctypes.CDLL, weights: DecoderWeights) -> None:
-        self._call = library.outrider_step
+        self._library = library
         self._kept: list[Any] = []
         self._hidden_size = weights.embedding.shape[1]
         self._vocab_size = weights.head.shape[0]
         layers = (_Layer * len(weights.layers))()
         for place, layer in zip(layers, weights.layers, strict=True):
             for name in _NORMS:
-                setattr(place, name, self._pointer(getattr(layer, name)))
+                setattr(place, name, _pointer(self._kept, getattr(layer, name)))
             for name in _MATRICES:
-                setattr(place, name, self._packed(getattr(layer, name)))
+                setattr(place, name, _packed(self._kept, getattr(layer, name)))
         self._model = self._describe(weights, layers)
 
     def _describe(self, weights: DecoderWeights, layers: Any) -> Structure:
         model: Any = _Model(
             layers=len(layers), hidden=self._hidden_size, heads=weights.heads, kv_heads=weights.kv_heads,
             head_dim=weights.head_dim, inner=weights.layers[0].gate.shape[0], eps=weights.eps, scaling=weights.scaling,
-            rotation_scale=weights.rotation_scale, embedding=self._pointer(weights.embedding),
-            frequencies=self._pointer(weights.frequencies), final_norm=self._pointer(weights.final_norm),
-            layer=layers, head=self._packed(weights.head),
+            rotation_scale=weights.rotation_scale, embedding=_pointer(self._kept, weights.embedding),
+            frequencies=_pointer(self._kept, weights.frequencies), final_norm=_pointer(self._kept, weights.final_norm),
+            layer=layers, head=_packed(self._kept, weights.head),
         )  # fmt: skip
         if weights.projection is not None:
             layer_ids, fc, norm, eps = weights.projection
-            model.projection, model.projection_norm, model.projection_eps = self._packed(fc), self._pointer(norm), eps
+            model.projection, model.projection_norm, model.projection_eps = (
+                _packed(self._kept, fc),
+                _pointer(self._kept, norm),
+                eps,
+            )
             model.tapped, model.tapped_count = _ints(layer_ids), len(layer_ids)
         result: Structure = model
         return result
-
-    def _pointer(self, tensor: Tensor) -> int:
-        """Its address; the tensor is kept alive."""
-        held = tensor.detach().float().contiguous()
-        self._kept.append(held)
-        return held.data_ptr()
-
-    def _packed(self, weight: Tensor) -> Structure:
-        """The matrix [N, K] as panels [⌈N/32⌉, K, 32]."""
-        columns, depth = weight.shape
-        halves = weight.detach().to(torch.bfloat16)
-        exact = torch.equal(halves.to(weight.dtype), weight)
-        source = pad(halves if exact else weight.detach(), (0, 0, 0, -columns % _PANEL))
-        panels = source.view(-1, _PANEL, depth).transpose(1, 2).contiguous()
-        self._kept.append(panels)
-        return _Packed(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
 
     def __call__(self, rows: DecoderRows, *, hidden: bool = False, logits: bool = True) -> tuple[Tensor, Tensor]:
         """As `reference_step`; what is not asked for comes back empty."""
@@ -127,8 +134,69 @@ class NativeStep:
             wanted=rows.wanted.data_ptr(), hidden=final.data_ptr() if hidden else None,
             logits=scores.data_ptr() if logits else None,
         )  # fmt: skip
-        self._call(ctypes.byref(self._model), ctypes.byref(batch), c_int(torch.get_num_threads()))
+        self._library.outrider_step(ctypes.byref(self._model), ctypes.byref(batch), c_int(torch.get_num_threads()))
         return final, scores
+
+    def store_context(
+        self, rows: Tensor, positions: Tensor, slots: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> None:
+        """Keys and values of rows [n, d], taken as every layer's normed input, into [slots, K, D] of each layer."""
+        context = _ContextRows(
+            count=rows.shape[0], kv_stride=keys[0].stride(0), rows=rows.data_ptr(), positions=positions.data_ptr(),
+            slots=slots.data_ptr(), keys=_pointers(keys), values=_pointers(values),
+        )  # fmt: skip
+        threads = min(torch.get_num_threads(), rows.shape[0])
+        self._library.outrider_context(ctypes.byref(self._model), ctypes.byref(context), c_int(threads))
+
+
+class NativeHead:
+    """The sequential head of a drafter, for drawing blocks."""
+
+    def __init__(self, library: ctypes.CDLL, weights: HeadWeights) -> None:
+        self._library = library
+        self._kept: list[Any] = []
+        w1, w2 = weights.w1, weights.w2
+        reads = weights.confidence.shape[0] > weights.hidden_size
+        self._head: Any = _DraftHead(
+            rank=0 if w1 is None else w1.shape[1], hidden=weights.hidden_size, vocab=weights.vocab_size,
+            confidence_reads_previous=reads, confidence=_pointer(self._kept, weights.confidence),
+            confidence_bias=weights.confidence_bias,
+        )  # fmt: skip
+        if w1 is not None and w2 is not None:
+            self._head.w1, self._head.w2 = _pointer(self._kept, w1), _packed(self._kept, w2)
+
+    def draw(
+        self, hidden: Tensor, logits: Tensor, anchors: Tensor, noise: Tensor | None, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `reference_draw`, and as there the logits are spent."""
+        blocks, slots = len(anchors), logits.shape[0] // len(anchors)
+        tokens, confidence = torch.empty(blocks, slots, dtype=torch.int64), torch.empty(blocks, slots)
+        drawn = _DraftBlocks(
+            blocks=blocks, slots=slots, hidden=hidden.data_ptr(), logits=logits.data_ptr(),
+            noise=None if noise is None else noise.data_ptr(), temperature=temperature.data_ptr(),
+            anchors=anchors.data_ptr(), tokens=tokens.data_ptr(), confidence=confidence.data_ptr(),
+        )  # fmt: skip
+        threads = min(torch.get_num_threads(), blocks)
+        self._library.outrider_draw(ctypes.byref(self._head), ctypes.byref(drawn), c_int(threads))
+        return tokens, confidence
+
+
+def _pointer(kept: list[Any], tensor: Tensor) -> int:
+    """Its address; the tensor joins those kept alive."""
+    held = tensor.detach().float().contiguous()
+    kept.append(held)
+    return held.data_ptr()
+
+
+def _packed(kept: list[Any], weight: Tensor) -> Structure:
+    """The matrix [N, K] as panels [⌈N/32⌉, K, 32]."""
+    columns, depth = weight.shape
+    halves = weight.detach().to(torch.bfloat16)
+    exact = torch.equal(halves.to(weight.dtype), weight)
+    source = pad(halves if exact else weight.detach(), (0, 0, 0, -columns % _PANEL))
+    panels = source.view(-1, _PANEL, depth).transpose(1, 2).contiguous()
+    kept.append(panels)
+    return _Packed(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
 
 
 def _ints(values: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["DecoderLayer", "DecoderRows", "DecoderWeights", "Projection"]
+__all__ = ["DecoderLayer", "DecoderRows", "DecoderWeights", "HeadWeights", "Projection"]
 
 
 class DecoderLayer(NamedTuple):
@@ -92,3 +92,16 @@ class DecoderRows:
             return self.slots[span][:end]
         first = (self.first_slot or ())[span]
         return slice(first, first + end)
+
+
+class HeadWeights(NamedTuple):
+    """What draws a drafter's block left to right: logits plus W2·W1[previous] with w1 and w2 [V, r], None without a
+    sequential head, and the confidence w·[h; W1[previous]] + b with w [d + r], or w [d] for one that reads h alone.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    w1: Tensor | None
+    w2: Tensor | None
+    confidence: Tensor
+    confidence_bias: float

@@ -13,7 +13,7 @@ from torch import Tensor
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling, race, race_noise
 
-__all__ = ["block_noise", "chance_logit", "draft_blocks", "placed"]
+__all__ = ["block_inputs", "block_noise", "chance_logit", "draft_blocks", "draw_blocks", "placed"]
 
 _CERTAIN = 1e-6
 
@@ -30,20 +30,33 @@ def draft_blocks(
     anchors, positions: int64 [R]; context: keys and values [L, R, S, K, D] with lengths int64 [R]; sampling has R
     rows on the model's device. A drafter without a confidence head answers `chance_logit`.
     """
-    gamma = model.config.block_size
-    block_ids = anchors.new_full((len(anchors), gamma), model.config.mask_token_id)
-    block_ids[:, 0] = anchors
-    block_positions = positions[:, None] + torch.arange(gamma, device=anchors.device)
+    block_ids, block_positions = block_inputs(model, anchors, positions)
     # Slots past the last position are never verified, but their rotation must exist.
     reachable = block_positions.clamp(max=model.config.max_position_embeddings - 1)
     hidden = model.backbone(block_ids, reachable, *context)
     base = model.base_logits(hidden)
-    noise = block_noise(sampling, block_positions + 1, base.shape[-1])
+    return draw_blocks(
+        model, hidden, base, anchors, sampling, block_noise(sampling, block_positions + 1, base.shape[-1])
+    )
+
+
+def block_inputs(model: DSparkModel, anchors: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids (the anchor, then masks) and positions of every slot, both int64 [R, γ]."""
+    gamma = model.config.block_size
+    block_ids = anchors.new_full((len(anchors), gamma), model.config.mask_token_id)
+    block_ids[:, 0] = anchors
+    return block_ids, positions[:, None] + torch.arange(gamma, device=anchors.device)
+
+
+def draw_blocks(
+    model: DSparkModel, hidden: Tensor, base: Tensor, anchors: Tensor, sampling: RowSampling, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sequential part: as `draft_blocks` from hidden states [R, γ, d] and base logits [R, γ, V]."""
     previous, state = anchors, None
     tokens: list[Tensor] = []
     embeddings: list[Tensor] = []
     chances: list[Tensor] = []
-    for slot in range(gamma):
+    for slot in range(base.shape[1]):
         bias, embedding, state = model.head_step(hidden[:, slot], previous, state)
         logits = base[:, slot] if bias is None else base[:, slot] + bias
         previous = race(logits, sampling, None if noise is None else noise[:, slot])

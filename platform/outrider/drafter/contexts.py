@@ -69,13 +69,17 @@ class ContextPool:
         takers: (slot, count) pairs; positions: int64 [n], each row's place in its sequence, continuing what
         the slot holds; keys, values: [L, n, h, e], sequence after sequence.
         """
+        places = self._grow(takers, positions)
+        self._keys.flatten(1, 2).index_copy_(1, places, keys)
+        self._values.flatten(1, 2).index_copy_(1, places, values)
+
+    def _grow(self, takers: list[tuple[int, int]], positions: Tensor) -> Tensor:
+        """Count the takers' new rows in, and say where each lies among all slots' rows: int64 [n]."""
         for slot, count in takers:
             self._lengths[slot] += count
         self._reserve(0, max(self._lengths[slot] for slot, _ in takers))
         slots, counts = torch.tensor(takers, device=positions.device).unbind(1)
-        places = positions + (slots * self._keys.shape[2]).repeat_interleave(counts)
-        self._keys.flatten(1, 2).index_copy_(1, places, keys)
-        self._values.flatten(1, 2).index_copy_(1, places, values)
+        return positions + (slots * self._keys.shape[2]).repeat_interleave(counts)
 
     def view(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values [L, R, longest, h, e] and lengths int64 [R] of ascending slots.

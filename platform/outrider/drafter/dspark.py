@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from outrider.drafter.blocks import draft_blocks, placed
+from outrider.drafter.compiled import CompiledDraft
 from outrider.drafter.contexts import ContextPool
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.projection import projection_fingerprint
@@ -14,9 +15,9 @@ __all__ = ["DSparkProposer"]
 
 
 class DSparkProposer(ContextPool):
-    """Reads projected rows; its contexts live on the model's device."""
+    """Reads projected rows; its contexts live on the model's device. A compiled step takes over where there is one."""
 
-    def __init__(self, model: DSparkModel) -> None:
+    def __init__(self, model: DSparkModel, *, compiled: bool = True) -> None:
         config, weight = model.config, model.fc.weight
         super().__init__(
             config.num_hidden_layers,
@@ -26,6 +27,7 @@ class DSparkProposer(ContextPool):
             dtype=weight.dtype,
         )
         self._model = model
+        self.compiled = CompiledDraft(model) if compiled and CompiledDraft.fits(model) else None
         self._device, self._dtype = weight.device, weight.dtype
         self.vocab_size = config.vocab_size
         self.context_tokens = config.max_position_embeddings
@@ -37,6 +39,10 @@ class DSparkProposer(ContextPool):
         """Store what the rows project to in every layer, all sequences in one product; token ids are not read."""
         del tokens
         places = positions.to(self._device)
+        if self.compiled is not None and self.compiled.ready:
+            where = self._grow(takers, places)
+            self.compiled.store(rows, places, where, self._keys, self._values)
+            return
         self.store(takers, places, *self._model.context_kv(rows.to(self._device, self._dtype), places))
 
     def propose(
@@ -45,4 +51,7 @@ class DSparkProposer(ContextPool):
         """Blocks of γ tokens with the confidence head's logits, or what stands in for them."""
         places = positions.to(self._device)
         rows = placed(sampling, places)
+        if self.compiled is not None and self.compiled.ready:
+            held = [(slot * self._keys.shape[2], self._lengths[slot]) for slot in slots]
+            return self.compiled.propose(held, anchors, places, rows, self._keys, self._values)
         return draft_blocks(self._model, anchors.to(self._device), places, self.view(slots), rows)

@@ -1,0 +1,144 @@
+"""The drafter's round in three compiled calls: contexts in, blocks through the backbone, and drawn left to right.
+
+Eager stays the reference and does what is missing here: heads with a state or a gate and top-p draw on compiled
+logits in torch; sandwich layers, other dtypes and devices run eagerly altogether.
+
+Shapes: R blocks, γ block size, d hidden size, V vocabulary, L layers, S token capacity of a slot.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from outrider.drafter.blocks import block_inputs, block_noise, draw_blocks
+from outrider.drafter.geometry import Geometry
+from outrider.drafter.heads import MarkovHead
+from outrider.drafter.layers import Layer
+from outrider.drafter.model import DSparkModel
+from outrider.speculation import RowSampling
+from outrider_kernels import DecoderLayer, DecoderRows, DecoderWeights, HeadWeights, NativeHead, PendingStep, library
+
+__all__ = ["CompiledDraft"]
+
+_PANEL = 32
+
+
+class CompiledDraft:
+    """Compiles in the background; `ready` says whether it may be called yet."""
+
+    def __init__(self, model: DSparkModel) -> None:
+        self._model = model
+        self.pending = PendingStep(lambda: _weights(model))
+        self._head: NativeHead | None = None
+
+    @staticmethod
+    def fits(model: DSparkModel) -> bool:
+        """Whether the model's layers are Qwen3's, in fp32 on the CPU, with projections that split at panels."""
+        geometry, weight = model.geometry, model.fc.weight
+        plain = Geometry(geometry.heads, geometry.groups, geometry.width, geometry.rope_theta, scale=geometry.scale)
+        return (
+            geometry == plain
+            and geometry.heads * geometry.width % _PANEL == 0
+            and weight.device.type == "cpu"
+            and weight.dtype == torch.float32
+        )
+
+    @property
+    def ready(self) -> bool:
+        """False while compiling, and for good where this machine cannot."""
+        return self.pending.step is not None
+
+    def store(self, rows: Tensor, positions: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Project rows [n, d] into keys and values [L, slots, S, K, D]; places int64 [n] among all slots' rows."""
+        step = self.pending.step
+        assert step is not None
+        step.store_context(rows.contiguous(), positions, places, _rows(keys), _rows(values))
+
+    def propose(
+        self,
+        held: list[tuple[int, int]],
+        anchors: Tensor,
+        positions: Tensor,
+        sampling: RowSampling,
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As `draft_blocks`; held: first row and length of each block's context in keys and values."""
+        step, model = self.pending.step, self._model
+        assert step is not None
+        ids, places = block_inputs(model, anchors, positions)
+        count, gamma = ids.shape
+        rows = DecoderRows(
+            token_ids=ids.view(-1),
+            positions=places.view(-1),
+            first_row=range(0, (count + 1) * gamma, gamma),
+            context=[length for _, length in held],
+            keys=_rows(keys),
+            values=_rows(values),
+            wanted=torch.arange(count * gamma),
+            first_slot=[first for first, _ in held],
+            causal=False,
+            writes=False,
+        )
+        hidden, logits = step(rows, hidden=True)
+        noise = block_noise(sampling, places + 1, logits.shape[1])
+        head = self._native_head()
+        if head is not None and not sampling.nucleus:
+            return head.draw(hidden, logits, anchors, noise, sampling.temperature)
+        blocks = (count, gamma, -1)
+        return draw_blocks(model, hidden.view(blocks), logits.view(blocks), anchors, sampling, noise)
+
+    def _native_head(self) -> NativeHead | None:
+        """None where the sequential head has a state or a gate, or where nothing scores confidence."""
+        markov, confidence = self._model.markov_head, self._model.confidence_head
+        if confidence is None or type(markov) not in (MarkovHead, type(None)):
+            return None
+        if self._head is None:
+            weights = HeadWeights(
+                hidden_size=self._model.config.hidden_size,
+                vocab_size=self._model.config.vocab_size,
+                w1=markov.markov_w1.weight if markov else None,
+                w2=markov.markov_w2.weight if markov else None,
+                confidence=confidence.proj.weight[0],
+                confidence_bias=float(confidence.proj.bias),
+            )
+            self._head = NativeHead(library(), weights)
+        return self._head
+
+
+def _rows(planes: Tensor) -> list[Tensor]:
+    """[L, slots, S, K, D] as one [slots·S, K, D] per layer."""
+    return list(planes.flatten(1, 2))
+
+
+@torch.no_grad()
+def _weights(model: DSparkModel) -> DecoderWeights:
+    geometry = model.geometry
+    exponents = torch.arange(0, geometry.width, 2, dtype=torch.float32) / geometry.width
+    return DecoderWeights(
+        embedding=model.embed_tokens.weight,
+        layers=tuple(_layer(layer, geometry) for layer in model.layers if isinstance(layer, Layer)),
+        final_norm=model.norm.weight,
+        head=model.lm_head.weight,
+        frequencies=geometry.rope_theta**-exponents,
+        heads=geometry.heads,
+        kv_heads=geometry.groups,
+        eps=model.config.rms_norm_eps,
+        scaling=geometry.scale or geometry.width**-0.5,
+    )
+
+
+def _layer(layer: Layer, geometry: Geometry) -> DecoderLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = (attention.q_norm.weight.expand(geometry.heads, -1), attention.k_norm.weight.expand(geometry.groups, -1))
+    return DecoderLayer(
+        input_norm=layer.input_layernorm.weight,
+        qkv=torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
+        qk_norm=torch.cat(norms),
+        out=attention.o_proj.weight,
+        post_norm=layer.post_attention_layernorm.weight,
+        gate=mlp.gate_proj.weight,
+        up=mlp.up_proj.weight,
+        down=mlp.down_proj.weight,
+    )
