@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from outrider.engine import Engine
+    from outrider.scheduling import StepCostCurve
     from outrider_deployments.config import ModelConfig, Timeouts
     from outrider_deployments.preflight import ModelPaths
     from outrider_deployments.supervisor import DrafterAddress, DrafterSupervisor
@@ -98,7 +99,10 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
     dtype: torch.dtype = getattr(torch, role.dtype)
     target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=role.device)
     block = 1 + (target.projection.block_size if target.projection else 0)
-    curve = measure_step_curve(target, max_tokens=min(256, model.max_running_requests * block))
+
+    def profile() -> StepCostCurve:
+        return measure_step_curve(target, max_tokens=min(256, model.max_running_requests * block))
+
     settings = EngineSettings(
         model=name,
         replica=serve.get_replica_context().replica_id.unique_id,
@@ -109,4 +113,4 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
         max_queued_requests=model.max_queued_requests,
         draft_timeout_s=timeouts.link_s,
     )
-    return Engine(target, settings, curve)
+    return Engine(target, settings, profile(), profile=profile)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from outrider.engine import Engine, EngineLoop
-from outrider.errors import EngineFault, InvalidRequest, NotReady
+from outrider.engine import Engine, EngineLoop, TargetModel
+from outrider.errors import CurveError, EngineFault, InvalidRequest, NotReady
+from outrider.scheduling import StepCostCurve
 from outrider.types import FinishReason, LoadSnapshot, TokenChunk
-from support.engines import in_process_link, make_engine, prompts, request, run
+from support.engines import CURVE, in_process_link, make_engine, prompts, request, run, settings
 from support.tiny import TinyPair
 
 VOCAB, PATIENCE_S = 97, 120
@@ -206,3 +207,33 @@ def test_the_snapshot_follows_the_load(loop: EngineLoop, heard: Listener) -> Non
     assert len(last.acceptance_tokens) == 8
     assert list(last.acceptance_tokens) == sorted(last.acceptance_tokens)
     assert last.acceptance_tokens[0] == 1.0
+
+
+def test_a_replaced_step_is_measured_again_when_idle(
+    pair: TinyPair, heard: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a compiled step takes over: the load that is told from then on has the new curve."""
+    target = TargetModel.load(pair.target)
+    cheaper = StepCostCurve((1, 8), (0.1, 0.2), "cheaper")
+    engine = Engine(target, settings(), CURVE, profile=lambda: cheaper)
+    loop = EngineLoop(engine, heard)
+    loop.start()
+    assert loop.snapshot().curve_version == CURVE.version
+    monkeypatch.setattr(TargetModel, "step_kind", "faster")
+    deadline_s = time.monotonic() + PATIENCE_S
+    while loop.snapshot().curve_version != "cheaper" and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert loop.snapshot().step_curve == ((1, 0.1), (8, 0.2))
+    loop.submit(request("x", PROMPTS[0]))
+    heard.until("x")
+    loop.close(PATIENCE_S)
+
+
+def test_a_measurement_that_fails_leaves_the_old_curve(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat() -> StepCostCurve:
+        raise CurveError("the step-cost curve is flat")
+
+    engine = Engine(TargetModel.load(pair.target), settings(), CURVE, profile=flat)
+    monkeypatch.setattr(TargetModel, "step_kind", "faster")
+    assert not engine.renew_curve()
+    assert engine.curve is CURVE

@@ -6,9 +6,11 @@ One thread owns an Engine; `outrider.engine.loop` is that thread. Nothing here k
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,13 +27,15 @@ from outrider.engine.planner import Planner
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.target import TargetModel
-from outrider.errors import Overloaded
+from outrider.errors import CurveError, Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import StepCostCurve
 from outrider.speculation import CoupledRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk, TokenLogprob
 
 __all__ = ["Chunks", "Engine", "RoundTimes"]
+
+_log = logging.getLogger(__name__)
 
 Chunks = list[tuple[str, TokenChunk]]
 
@@ -59,11 +63,16 @@ class Engine:
         settings: EngineSettings,
         curve: StepCostCurve,
         rule: CoupledRule | None = None,
+        *,
+        profile: Callable[[], StepCostCurve] | None = None,
     ) -> None:
+        """`profile` measures the curve again, for when the target's step is replaced by a faster one."""
         self.target = target
         self.settings = settings
         self._chooser = Chooser(rule or CoupledRule())
         self.curve = curve
+        self._profile = profile
+        self._profiled = target.step_kind
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
         self.reset_memory()
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
@@ -140,6 +149,23 @@ class Engine:
     def reset_memory(self) -> None:
         """Count every block as free; only while nothing runs."""
         self.memory = Memory(self.cache, self.settings.kv_blocks, reuse=self.settings.prefix_cache)
+
+    def renew_curve(self) -> bool:
+        """Measure the step cost anew if another kind of step runs than was measured; only while nothing runs.
+
+        A measurement that fails leaves the old curve: too dear, it drafts too little, and answers stay the same.
+        """
+        if self._profile is None or self._profiled == self.target.step_kind:
+            return False
+        self._profiled = self.target.step_kind
+        try:
+            self.curve = self._profile()
+        except CurveError as error:
+            _log.warning("the step cost of %s could not be measured again: %s", self.settings.model, error.message)
+            return False
+        self._planner.use(self.curve)
+        _log.info("%s runs a %s step; its cost was measured again", self.settings.model, self._profiled)
+        return True
 
     def check_integrity(self) -> None:
         """Raise OutOfBlocks unless memory is in balance."""

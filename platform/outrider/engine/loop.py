@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 _ALIVE_CHECK_S = 1.0
 """How long a command waits before it asks whether the engine thread, which may be closing, still lives."""
 
+_IDLE_CHECK_S = 1.0
+"""How often an idle engine looks whether its step has been replaced."""
+
 OnRound = Callable[[Chunks, LoadSnapshot], None]
 
 
@@ -146,8 +149,10 @@ class EngineLoop:
             self._publish(chunks)
         self._engine.drafting.detach()
 
-    def _check_idle(self) -> None:
-        """With nothing running nothing may be held; memory that lost count is made anew rather than served from."""
+    def _use_idle_time(self) -> None:
+        """Measure a step that was replaced; check that nothing is held. Memory that lost count is not served from."""
+        if self._engine.renew_curve():
+            self._snapshot = self._engine.snapshot()
         try:
             self._engine.check_integrity()
         except OutOfBlocks:
@@ -157,8 +162,9 @@ class EngineLoop:
     def _take_commands(self) -> None:
         """Carry out waiting commands; sleep for one when the engine is idle or waits for company."""
         if self._engine.idle:
-            self._check_idle()
-            self._inbox.get()()
+            self._use_idle_time()
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=_IDLE_CHECK_S)()
         elif (wait_s := self._engine.admission_wait_s) > 0:
             with contextlib.suppress(queue.Empty):
                 self._inbox.get(timeout=wait_s)()

@@ -23,8 +23,12 @@ class Planner:
 
     def __init__(self, settings: EngineSettings, curve: StepCostCurve, drafting: Drafting) -> None:
         self._settings = settings
-        self._curve = curve
         self._drafting = drafting
+        self.use(curve)
+
+    def use(self, curve: StepCostCurve) -> None:
+        """Plan with another curve from now on; what the gate knew was of the old one's steps."""
+        self._curve = curve
         self._gate = DraftGate(curve)
 
     def plan(self, running: list[Sequence], host_s: float) -> Plan:

@@ -101,6 +101,11 @@ class TargetModel:
         ends = end_tokens(directory, config)
         return cls(model, directory.name, ends, projection, calibration=calibration, stock=stock, compiled=compiled)
 
+    @property
+    def step_kind(self) -> str:
+        """Which forward runs at present: a step-cost curve holds for the kind it was measured with."""
+        return "compiled" if self.compiled is not None and self.compiled.ready else type(self._flat).__name__
+
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
         """Empty paged memory of this model's shape."""
         return PagedCache.empty(

@@ -120,6 +120,8 @@ class LocalEngine:
     def generate(self, requests: Sequence[GenerationRequest], on_chunk: OnChunk | None = None) -> list[Completion]:
         """Run the requests to their end, all at once, in the order given; raises what `Engine.submit` raises."""
         done = {request.request_id: Completion(request.request_id) for request in requests}
+        if self.engine.idle:
+            self.engine.renew_curve()
         for request in requests:
             self.engine.submit(request)
         while not self.engine.idle:
@@ -180,8 +182,12 @@ def open_engine(
     """
     model = TargetModel.load(target, drafter=drafter, dtype=dtype, device=device)
     settings = settings or EngineSettings(model=target.name)
-    if curve is None:
-        block = 1 + (model.projection.block_size if model.projection else 0)
-        largest = min(256, settings.max_running_requests * block)
-        curve = measure_step_curve(model, max_tokens=largest)
-    return LocalEngine(Engine(model, settings, curve), drafter, link)
+    if curve is not None:
+        return LocalEngine(Engine(model, settings, curve), drafter, link)
+    block = 1 + (model.projection.block_size if model.projection else 0)
+    largest = min(256, settings.max_running_requests * block)
+
+    def profile() -> StepCostCurve:
+        return measure_step_curve(model, max_tokens=largest)
+
+    return LocalEngine(Engine(model, settings, profile(), profile=profile), drafter, link)
