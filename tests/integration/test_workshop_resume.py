@@ -115,7 +115,7 @@ def test_training_killed_and_interrupted_gives_the_weights_of_a_whole_run(tmp_pa
     for stage in (prepare, regenerate, cache):
         stage(recipe)
     whole = shutil.copytree(broken, tmp_path / "whole")
-    train_stage(load_recipe(whole / "recipe.yaml"))
+    undisturbed = train_stage(load_recipe(whole / "recipe.yaml"))
 
     code, _ = training_stopped(path, signal.SIGKILL, after_steps=5)
     assert code == -signal.SIGKILL
@@ -132,7 +132,7 @@ def test_training_killed_and_interrupted_gives_the_weights_of_a_whole_run(tmp_pa
     assert "Traceback" not in said
     assert killed_at < saved_step(drafter / CHECKPOINT) < 150
 
-    train_stage(recipe)
+    assert train_stage(recipe).hash == undisturbed.hash
     assert not (drafter / CHECKPOINT).exists()
     expected, found = (load_file(folder / "run/drafter/model.safetensors") for folder in (whole, broken))
     assert expected.keys() == found.keys()

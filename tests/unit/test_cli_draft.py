@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from outrider.cli.draft import app
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, DrafterMismatch
 from outrider.training.recipe import load_recipe
 from outrider.training.sketch import tapped_layers
 from support.workshop import make_workshop
@@ -44,6 +45,30 @@ def test_init_refuses_what_is_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     arguments = {"--target": "target", "--prompts": "prompts.jsonl", "--recipe": "new.yaml"} | {flag: value}
     with pytest.raises(ConfigurationError, match="none"):
         RUN.invoke(app, ["init", *(word for pair in arguments.items() for word in pair)], catch_exceptions=False)
+    assert not Path("new.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "'llama' has no DSpark drafters; there are"),
+        ({"hidden_act": "relu"}, "type 'qwen3' cannot be made from its config.json: hidden_act"),
+    ],
+)
+def test_init_refuses_a_target_that_no_drafter_is_made_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    """At once, and not after the target has answered everything."""
+    make_workshop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = Path("target/config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(DrafterMismatch, match=said):
+        RUN.invoke(
+            app,
+            ["init", "--target", "target", "--prompts", "prompts.jsonl", "--recipe", "new.yaml"],
+            catch_exceptions=False,
+        )
     assert not Path("new.yaml").exists()
 
 

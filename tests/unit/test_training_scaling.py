@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from outrider.scheduling.calibration import Calibration
 from outrider.training.rounds import Rounds
-from outrider.training.scaling import ece, fit_maps, fit_temperatures, isotonic, judge, reliability, split_prompts
+from outrider.training.scaling import (
+    MAP_POINTS,
+    ece,
+    fit_maps,
+    fit_temperatures,
+    isotonic,
+    judge,
+    reliability,
+    split_prompts,
+)
 
 GRID = np.geomspace(0.25, 4.0, 33)
 
@@ -105,7 +114,7 @@ def test_maps_leave_calibrated_rounds_calibrated_and_survive_their_file(tmp_path
     rounds = synthetic(60_000, true, 8)
     fit, held = (rounds.of(part) for part in split_prompts(rounds.prompt.tolist(), 0.5, 3))
     maps = fit_maps(fit, np.array(true))
-    assert all(2 <= len(each.inputs) <= 12 for each in maps)
+    assert all(2 <= len(each.inputs) <= MAP_POINTS for each in maps)
     assert judge(held, np.array(true), 15, maps=maps)["mean_ece"] < 0.012
     kept = Calibration(3, {("coupled", "greedy"): np.array(true)}, {("coupled", "greedy"): maps})
     again = Calibration.parse(kept.to_json(), tmp_path / "calibration.json", 3)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.errors import ConfigurationError, NotEnoughDisk, OutputNotWritable
+from outrider.errors import ConfigurationError, NotEnoughDisk, OutputNotWritable, OutriderError
 
 if TYPE_CHECKING:
     from outrider.training.artifacts import Manifest
@@ -121,7 +121,11 @@ def init(
         recipe.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputNotWritable(f"{recipe}: {error.strerror}; write the recipe somewhere else with --recipe") from error
-    open_subject(load_recipe(recipe))
+    try:
+        open_subject(load_recipe(recipe))
+    except OutriderError:
+        recipe.unlink()  # no edit of it would make a drafter for this target
+        raise
     following = f"outrider draft prepare --recipe {recipe}"
     typer.echo(
         json.dumps({"recipe": str(recipe), "next": following}) if as_json else f"wrote {recipe}; next: {following}"

@@ -40,6 +40,9 @@ COMMANDS = {
 _REPAIRED = ("features",)
 """Kinds whose stage replaces damaged files one by one; the others are made anew."""
 
+_ONLY_LOOKED_AT = ("tensorboard",)
+"""Folders that a manifest does not vouch for: their files bear the time of day, and nothing is made from them."""
+
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
 _CHUNK_BYTES = 1 << 20
@@ -242,7 +245,7 @@ class Artifact:
 
     def _file_names(self) -> list[str]:
         names = (path.relative_to(self.directory) for path in self.directory.rglob("*") if path.is_file())
-        return [name.as_posix() for name in names if name.name not in (_MANIFEST, _BEGUN) and not _is_partial(name)]
+        return [name.as_posix() for name in names if name.name not in (_MANIFEST, _BEGUN) and not _is_left_out(name)]
 
     def _put_aside(self) -> None:
         """Move what is there to `<name>.old`; a kill in between never leaves half an old one with its manifest.
@@ -269,8 +272,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_partial(name: Path) -> bool:
-    return name.suffix == ".partial" or any(part.startswith(".") for part in name.parts)
+def _is_left_out(name: Path) -> bool:
+    return name.suffix == ".partial" or any(part.startswith(".") or part in _ONLY_LOOKED_AT for part in name.parts)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

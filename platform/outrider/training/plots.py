@@ -26,6 +26,7 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*", "h", "<")
 RELIABILITY_COLOURS = (COLOURS[1], COLOURS[0], COLOURS[2])
 FEWEST_ROUNDS = 30
+FEWEST_IN_BIN = 10
 
 
 @contextmanager
@@ -206,7 +207,7 @@ def threshold_plot(sweep: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]
 def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
     """Share of accepted prefixes against predicted survival, before and after, for some slots; one row per class.
 
-    Grey bars say where the rounds are after the temperatures (the paper's Figure 6).
+    Grey bars say where the rounds are after the temperatures (the paper's Figure 6); a bin with few has no point.
     `figures` has by class "temperatures" and the states "before", "after" and perhaps "mapped".
     """
     slots = max(len(each["temperatures"]) for each in figures.values())
@@ -219,7 +220,7 @@ def reliability_plot(figures: Mapping[str, Any], path: Path) -> None:
                 for colour, when in zip(RELIABILITY_COLOURS, ("before", "after", "mapped"), strict=True):
                     if when not in each:
                         continue
-                    points = each[when]["reliability"][slot - 1]
+                    points = [point for point in each[when]["reliability"][slot - 1] if point[2] >= FEWEST_IN_BIN]
                     error = each[when]["ece"][slot - 1]
                     label = f"{when}: ECE –" if error is None else f"{when}: ECE {100 * error:.1f} %"
                     if points:

@@ -22,7 +22,7 @@ from outrider.training.rounds import Rounds
 
 __all__ = ["ece", "fit_maps", "fit_temperatures", "isotonic", "judge", "reliability", "split_prompts"]
 
-MAP_POINTS = 12
+MAP_POINTS = 20
 FEWEST_PER_POINT = 40
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,7 @@ def fit_temperatures(rounds: Rounds, grid: Floats, bins: int) -> Floats:
 def fit_maps(rounds: Rounds, temperatures: Floats) -> tuple[SurvivalMap, ...]:
     """γ non-decreasing maps of prefix survival at T [γ]: slot by slot, earlier slots frozen.
 
-    Through the means of up to 12 bins that hold equally many rounds, made monotone. A bin counts one round more than
+    Through the means of up to 20 bins that hold equally many rounds, made monotone. A bin counts one round more than
     it has, whose label is the unmapped chance: no output is 0 or 1, so no proposed slot ever looks unproposed. A slot
     that too few rounds reach for two bins keeps the identity.
     """

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from outrider.errors import ModelDirectoryError, RecipeError
+from pydantic import ValidationError
+
+from outrider.drafter.config import DSparkConfig
+from outrider.errors import DrafterMismatch, ModelDirectoryError, RecipeError
 from outrider.text import TextModel
 from outrider.training.artifacts import file_sha256
-from outrider.training.recipe import Recipe
+from outrider.training.recipe import DrafterSection, Recipe
 from outrider.training.storage import write_json
 
-__all__ = ["Subject", "model_identity", "open_subject", "tokenizer_identity"]
+__all__ = ["Subject", "drafter_config", "model_identity", "open_subject", "tokenizer_identity"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
 _MODEL_FILES = ("config.json", "generation_config.json")
@@ -47,7 +52,8 @@ def open_subject(recipe: Recipe) -> Subject:
     """Read everything about the target but its weights, and check the recipe against it.
 
     Raises ModelDirectoryError for a directory that is no model, RecipeError for tapped layers that it does not have or
-    whose states are never raw (the last one), and for a mask token it does not know.
+    whose states are never raw (the last one), and for a mask token it does not know, DrafterMismatch for a kind of
+    target that has no drafters.
     """
     text = TextModel.load(recipe.target)
     config = json.loads((recipe.target / "config.json").read_text("utf-8"))
@@ -58,6 +64,8 @@ def open_subject(recipe: Recipe) -> Subject:
             f"drafter.target_layer_ids: {tapped[-1]} cannot be tapped; the target has {layers} layers, so −1 to "
             f"{layers - 2} can (what the last one gives is already normed)"
         )
+    mask_token_id = _mask_token_id(recipe, text)
+    drafter_config(_configuration(recipe.target), recipe.drafter, mask_token_id)
     return Subject(
         directory=recipe.target,
         identity=model_identity(recipe.target, recipe.output / "identities.json"),
@@ -65,8 +73,51 @@ def open_subject(recipe: Recipe) -> Subject:
         text=text,
         layers=layers,
         hidden_size=hidden_size,
-        mask_token_id=_mask_token_id(recipe, text),
+        mask_token_id=mask_token_id,
     )
+
+
+def drafter_config(
+    target: Mapping[str, Any], section: DrafterSection, mask_token_id: int, *, anchors: int = 512
+) -> DSparkConfig:
+    """The configuration of a drafter for a target with the configuration `target` (`config.to_dict()`).
+
+    Raises DrafterMismatch for a kind of target that has no drafters, or whose drafter is not told its shape.
+    """
+    try:
+        return DSparkConfig.for_target(
+            target,
+            num_hidden_layers=section.layers,
+            block_size=section.block_size,
+            mask_token_id=mask_token_id,
+            target_layer_ids=list(section.target_layer_ids),
+            enable_confidence_head=section.confidence,
+            confidence_head_with_markov=section.confidence and section.markov_rank > 0,
+            markov_rank=section.markov_rank,
+            markov_head_type=section.markov_head,
+            num_anchors=anchors,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise DrafterMismatch(
+            f"a drafter for a target of type {target.get('model_type')!r} cannot be made from its config.json: "
+            f"{field or 'the configuration'}: {first['msg']}",
+            param=field or None,
+        ) from error
+
+
+def _configuration(directory: Path) -> dict[str, Any]:
+    """The target's configuration as transformers completes it. Raises ModelDirectoryError."""
+    from transformers import AutoConfig
+
+    try:
+        values: dict[str, Any] = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelDirectoryError(
+            f"{directory}/config.json: {(str(error).splitlines() or ['unreadable'])[0]}"
+        ) from error
+    return values
 
 
 def model_identity(directory: Path, cache: Path | None = None) -> str:

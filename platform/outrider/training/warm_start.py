@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from outrider.drafter.config import DSparkConfig
 from outrider.drafter.model import DSparkModel
 from outrider.training.recipe import DrafterSection
+from outrider.training.subject import drafter_config
 
 __all__ = ["new_drafter"]
 
@@ -31,20 +31,8 @@ def new_drafter(
     target's layers, and the layers beyond them come last and start as identities (their output products are zero).
     Layers of another make than the drafter's start from noise.
     """
-    config = DSparkConfig.for_target(
-        target.config.to_dict(),
-        num_hidden_layers=section.layers,
-        block_size=section.block_size,
-        mask_token_id=mask_token_id,
-        target_layer_ids=list(section.target_layer_ids),
-        enable_confidence_head=section.confidence,
-        confidence_head_with_markov=section.confidence and section.markov_rank > 0,
-        markov_rank=section.markov_rank,
-        markov_head_type=section.markov_head,
-        num_anchors=anchors,
-    )
     torch.manual_seed(seed)
-    drafter = DSparkModel(config)
+    drafter = DSparkModel(drafter_config(target.config.to_dict(), section, mask_token_id, anchors=anchors))
     for parameter in drafter.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.02)
