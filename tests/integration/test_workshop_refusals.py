@@ -23,6 +23,7 @@ from outrider.errors import (
     NotEnoughDisk,
     OutputNotWritable,
 )
+from outrider.text import TextModel
 from support.texts import VOCAB
 from support.tiny import make_target
 from support.workshop import OUTPUT, call, contents, edit, made
@@ -182,11 +183,23 @@ def test_an_output_that_cannot_be_written_is_named(copied: Path, output: str, st
         call(copied, stage)
 
 
-def test_nan_in_the_target_is_found_before_it_is_learnt_from(copied: Path) -> None:
-    weights = copied / "target/model.safetensors"
+def damage(folder: Path, name: str, row: int) -> None:
+    weights = folder / "target/model.safetensors"
     tensors = load_file(weights)
-    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    tensors[name][row, 0] = float("nan")
     save_file(tensors, weights, {"format": "pt"})
+
+
+def test_a_damaged_target_is_not_asked(copied: Path) -> None:
+    damage(copied, "model.layers.1.mlp.down_proj.weight", 0)
+    with pytest.raises(ModelDirectoryError, match="target: its weights give logits that are not finite"):
+        call(copied, "regenerate", "--restart")
+
+
+def test_nan_in_the_targets_states_is_found_before_it_is_learnt_from(copied: Path) -> None:
+    """Damage that a look at a few tokens does not show: one token's embedding."""
+    mark = TextModel.load(copied / "target").encode("?")[-1]
+    damage(copied, "model.embed_tokens.weight", mark)
     call(copied, "regenerate", "--restart")
     with pytest.raises(ModelDirectoryError, match=r"target: the states over an answer .* are not finite numbers"):
         call(copied, "cache", "--restart")
