@@ -84,7 +84,7 @@ class Engine:
         self._keys = itertools.count(secrets.randbits(48) << 14)
         block_size = target.projection.block_size if target.projection else 0
         self._acceptance = AcceptanceMeter(block_size)
-        self._round_s, self._draft_s, self._host_s, self._price = (Smoothed() for _ in range(4))
+        self._round_s, self._draft_s, self._price = (Smoothed() for _ in range(3))
 
     @property
     def idle(self) -> bool:
@@ -135,7 +135,7 @@ class Engine:
         started = time.perf_counter()
         self._admit()
         self._make_room()
-        plan = self._planner.plan(self.running, self._host_s.value)
+        plan = self._planner.plan(self.running)
         if plan.empty:
             return []
         scheduled = time.perf_counter()
@@ -316,10 +316,9 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        self._planner.learn(plan)
+        self._planner.learn(plan, tokens, now - started)
         schedule_s = scheduled - started - plan.draft_s
         self.last_times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
-        self._host_s.add(schedule_s + now - ran)
         if not plan.decoding:
             return
         self._round_s.add(now - started)

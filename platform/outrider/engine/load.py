@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
+
 import numpy as np
 
-__all__ = ["AcceptanceMeter", "Smoothed"]
+__all__ = ["AcceptanceMeter", "Smoothed", "Typical"]
 
 
 class Smoothed:
@@ -20,6 +23,25 @@ class Smoothed:
         self.samples += 1
         weight = max(self._weight, 1.0 / self.samples)
         self.value += weight * (sample - self.value)
+
+
+class Typical:
+    """The median of the last samples, for times that a busy host stretches now and then; 0 before the first."""
+
+    def __init__(self, samples: int = 15) -> None:
+        self._recent: deque[float] = deque(maxlen=samples)
+
+    @property
+    def samples(self) -> int:
+        """How many it holds."""
+        return len(self._recent)
+
+    @property
+    def value(self) -> float:
+        return median(self._recent) if self._recent else 0.0
+
+    def add(self, sample: float) -> None:
+        self._recent.append(sample)
 
 
 class AcceptanceMeter:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from outrider.engine.drafting import Drafting, Proposals
-from outrider.engine.gate import DraftGate
+from outrider.engine.gate import DraftGate, RoundCosts
 from outrider.engine.plan import Plan, row_sampling
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
@@ -30,9 +30,10 @@ class Planner:
         """Plan with another curve from now on; what the gate knew was of the old one's steps."""
         self._curve = curve
         self._gate = DraftGate(curve)
+        self.costs = RoundCosts()
 
-    def plan(self, running: list[Sequence], host_s: float) -> Plan:
-        """The next step; `host_s` is what a round costs beside drafting and the target's forward."""
+    def plan(self, running: list[Sequence]) -> Plan:
+        """The next step."""
         decoding = [s for s in running if s.decoding]
         prefilling = [s for s in running if not s.decoding]
         sampling = row_sampling(decoding + prefilling)
@@ -46,17 +47,20 @@ class Planner:
         proposals = None
         drafting = [decoding[row] for row in drafted]
         new = sum(len(sequence.rounds) < _NEW_ROUNDS for sequence in drafting)
-        if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, host_s):
+        if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, self.costs):
             proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
         if proposals is not None:
-            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, host_s)
+            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others)
             for row, draft in zip(drafted, admitted, strict=True):
                 drafts[row] = draft
         draft_s = proposals.wait_s if proposals else 0.0
         return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s)
 
-    def learn(self, plan: Plan) -> None:
-        """Take in what became of a plan, once it is committed."""
+    def learn(self, plan: Plan, tokens: int, round_s: float) -> None:
+        """Take in what became of a plan, once it is committed: the tokens it computed and how long the round took."""
+        if not plan.prefill:
+            rest_s = round_s - plan.draft_s - float(self._curve.seconds_at(tokens))
+            self.costs.add(rest_s, drafted=plan.draft_s > 0)
         if plan.draft_s and plan.decoding:
             verified = sum(1 + len(draft) for _, draft in plan.decoding)
             emitted = sum(1 + sequence.rounds[-1][1] for sequence, _ in plan.decoding)
@@ -85,15 +89,13 @@ class Planner:
         share = max(0, step_tokens // max(1, len(decoding)) - 1)
         return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
 
-    def _cut(
-        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, host_s: float
-    ) -> list[list[int]]:
+    def _cut(self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int) -> list[list[int]]:
         """A prefix of each block, admitted by Algorithm 1 on the whole round's cost."""
         depths = algorithm1(
             proposals.survival,
             np.array(caps),
             self._curve,
-            fixed_s=proposals.wait_s + host_s,
+            fixed_s=max(0.0, proposals.wait_s + self.costs.drafted.value),
             other_tokens=others,
             weights=np.array([s.request.batch_class.weight for s in sequences]),
         )
