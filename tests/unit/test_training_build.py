@@ -57,6 +57,9 @@ def test_card_prompts_and_figures_are_written(built: tuple[Builder, Path, list[s
         f"| τ, code, T=0 | {builder.figures['flash-drafter']['evaluation']['tau at T=0']['drafter']['code']:.2f} |"
         in card
     )
+    greedy = builder.figures["flash-drafter"]["calibration"]["greedy"]
+    error = f"{100 * greedy['ece_mapped']:.1f} % (before {100 * greedy['ece_before']:.1f} %)"
+    assert f"| calibration error of prefix survival, greedy | {error} on {greedy['prompts']:,} prompts |" in card
     assert (root / "out" / "pro-drafter" / "calibration.json").is_file()
     assert (root / "out" / "pro-drafter" / "recipe.yaml").is_file()
 

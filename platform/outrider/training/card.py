@@ -79,7 +79,19 @@ def _measured(shapes: Sequence[TargetShape], figures: Mapping[str, Mapping[str, 
         found = [m["evaluation"][f"tau at T={temperature}"]["drafter"] for m in made]
         rows += [[f"τ, {d}, T={temperature}", *(_figure(tau, d) for tau in found)] for d in DRAFTED]
         rows.append([f"**τ, macro, T={temperature}**", *(f"**{_figure(tau, 'macro')}**" for tau in found)])
+    for kind in ("greedy", "sampled"):
+        rows.append([f"calibration error of prefix survival, {kind}", *(_error(m["calibration"], kind) for m in made)])
     return rows
+
+
+def _error(calibration: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    """ECE as served, before calibration, and how many prompts judged it."""
+    found = calibration.get(kind)
+    if found is None:
+        return "–"
+    return (
+        f"{100 * found['ece_mapped']:.1f} % (before {100 * found['ece_before']:.1f} %) on {found['prompts']:,} prompts"
+    )
 
 
 def _share(summary: Mapping[str, Any] | None) -> str:
@@ -141,6 +153,9 @@ the function runs and returns the right values), with 95 % bootstrap intervals o
 *τ* counts emitted tokens per round with the bonus token, pooled over a domain's prompts (80 each), at full depth 7,
 from the first response token (which prefill yields) on; T=1 is coupled verification with seeded noise. Answers that
 repeat themselves (by compression ratio) are left out.
+
+*Calibration error* is the expected calibration error of prefix survival under coupled verification (15 bins), mean over
+slots, with `calibration.json` applied, on held-out prompts that nothing was fitted on.
 """
 
 _LIMITS = """## Limits

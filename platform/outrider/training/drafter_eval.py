@@ -245,8 +245,8 @@ def _short(report: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for temperature, part in report["temperatures"].items():
         found[f"tau at T={temperature}"] = {
-            name: {domain: round(each["tau"], 3) for domain, each in figures["domains"].items()}
-            | ({"macro": round(figures["macro_tau"], 3)} if figures["macro_tau"] is not None else {})
+            name: {domain: each["tau"] for domain, each in figures["domains"].items()}
+            | ({"macro": figures["macro_tau"]} if figures["macro_tau"] is not None else {})
             for name, figures in part["methods"].items()
         }
         found[f"degenerate at T={temperature}"] = part["degenerate"]
