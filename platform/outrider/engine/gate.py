@@ -24,7 +24,7 @@ _WEIGHT = 0.05
 class RoundCosts:
     """What a round takes beside waiting for a draft and T(B), seconds; drafted rounds do more of it.
 
-    Measured as the rest of a round without prompts, so an error of the curve is in it.
+    Measured as the rest of a round without prompts, so what T(B) leaves out is in it.
     """
 
     plain: Typical = field(default_factory=Typical)
@@ -32,7 +32,7 @@ class RoundCosts:
 
     def add(self, rest_s: float, *, drafted: bool) -> None:
         """A round's seconds less those of its draft and of T(B)."""
-        (self.drafted if drafted else self.plain).add(rest_s)
+        (self.drafted if drafted else self.plain).add(max(rest_s, 0.0))
 
 
 @dataclass(slots=True)
@@ -51,9 +51,10 @@ class DraftGate:
     """Compares the rate of recent drafted rounds with what plain rounds of the same size would give.
 
     Statistics are kept by size class (requests to the next power of two) and are at least one round old. Rounds are
-    drafted while too little is known of the class, then plain until it is known what those take. A class closes when
-    drafting is clearly slower (5 %) and opens when it is not slower. A closed one drafts for requests of which most are
-    new, unless that is hopeless (20 % slower), and is probed after 4 rounds, then 8, up to every 64th.
+    drafted while too little is known of the class, then plain until it is known what those take, unless drafting pays
+    even beside plain rounds that cost no more than T(B). A class closes when drafting is clearly slower (5 %) and opens
+    when it is not slower. A closed one drafts for requests of which most are new, unless that is hopeless (20 %
+    slower), and is probed after 4 rounds, then 8, up to every 64th.
     """
 
     def __init__(self, curve: StepCostCurve) -> None:
@@ -68,9 +69,9 @@ class DraftGate:
         known = self._classes.get(requests.bit_length())
         if known is None or known.emitted.samples < _KNOWN_ROUNDS:
             return True
-        if costs.plain.samples < _KNOWN_ROUNDS:
-            return False
         gain = self._gain(known, requests, other_tokens, costs)
+        if costs.plain.samples < _KNOWN_ROUNDS:
+            return gain >= 1.0
         known.closed = gain < (1.0 if known.closed else _CLOSES_BELOW)
         if not known.closed:
             known.skipped, known.probe_after = 0, _FIRST_PROBE

@@ -95,7 +95,7 @@ class Planner:
             proposals.survival,
             np.array(caps),
             self._curve,
-            fixed_s=max(0.0, proposals.wait_s + self.costs.drafted.value),
+            fixed_s=proposals.wait_s + self.costs.drafted.value,
             other_tokens=others,
             weights=np.array([s.request.batch_class.weight for s in sequences]),
         )
