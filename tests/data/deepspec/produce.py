@@ -209,12 +209,34 @@ def compare(directory: Path, states: Tensor, first: Tensor, theirs: dict[str, Te
     return {name: float((ours[name] - theirs[name]).abs().max()) for name in ours if name != "tokens"}
 
 
+def trained_here(name: str) -> dict[str, float]:
+    """A demo drafter, as shipped, read by the reference: the largest differences on real states of its target."""
+    from deepspec.modeling.dspark import Qwen3DSparkModel
+    from transformers import AutoModelForCausalLM
+
+    from outrider.text import TextModel
+
+    demo = ROOT / "platform/outrider/demo_models"
+    drafter, target = demo / f"{name}-drafter", demo / name
+    model, info = Qwen3DSparkModel.from_pretrained(
+        drafter, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+    )
+    assert not [*info["missing_keys"], *info["unexpected_keys"]], info
+    asked = TextModel.load(target).encode_chat([{"role": "user", "content": "What is 12 plus 7? Explain each step."}])
+    tokens = torch.tensor([(asked * LENGTH)[:LENGTH]])
+    with torch.no_grad():
+        stock = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+        states = torch.stack([state[0] for state in stock(tokens, output_hidden_states=True).hidden_states])
+    first = tokens[0, list(ANCHORS)]
+    return compare(drafter, states, first, drafted_by_them(model.eval(), states, first))
+
+
 def main(reference: Path) -> None:
     sys.path.insert(0, str(reference))
     mend_gemma4()
     from outrider.drafter.model import DSparkModel
 
-    report = {}
+    report = {f"{name}-drafter as shipped": {"ours_read_by_them": trained_here(name)} for name in ("flash", "pro")}
     for index, (name, one) in enumerate(CASES.items()):
         torch.manual_seed(SEED + index)
         states, config = target_states(one)
