@@ -157,19 +157,24 @@ def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]
 
     A reader that keeps up gets every round by itself. Raises an error in its place, after what came before it.
     """
-    tokens: list[int] = []
-    last: TokenChunk | None = None
+    chunks: list[TokenChunk] = []
     error: OutriderError | None = None
     for item in items:
         if isinstance(item, OutriderError):
             error = item
             break
-        tokens += item.tokens
-        last = item
+        chunks.append(item)
         if item.finish is not None:
             break
-    if last is not None:
-        yield replace(last, tokens=tuple(tokens))
+    if len(chunks) == 1:
+        yield chunks[0]
+    elif chunks:
+        yield replace(
+            chunks[-1],
+            tokens=tuple(token for chunk in chunks for token in chunk.tokens),
+            logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
+            prompt_logprobs=tuple(entry for chunk in chunks for entry in chunk.prompt_logprobs),
+        )
     if error is not None:
         raise error
 

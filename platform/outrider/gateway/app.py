@@ -17,10 +17,11 @@ from outrider.gateway.call import Call, CallMiddleware, call_of
 from outrider.gateway.errors import error_from_http, error_response, presentable
 from outrider.gateway.openapi import describe, request_body
 from outrider.gateway.response import GenerationResponse
-from outrider.gateway.schema import ChatBody, CompletionBody, decode_object
+from outrider.gateway.schema import ChatBody, CompletionBody
 from outrider.gateway.service import Gateway
 from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
+from outrider.gateway.validation import decode_object
 from outrider.policy import Policy
 from outrider.telemetry import EventLog, Metrics
 from outrider.text import TextModel

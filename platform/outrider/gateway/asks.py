@@ -4,33 +4,64 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from outrider.gateway.budgets import merge_headers, to_budgets
+from outrider.gateway.constraints import answer_constraint
+from outrider.gateway.messages import NamedTool, conversation
 from outrider.gateway.schema import ChatBody, CompletionBody, GenerationBody, validated
-from outrider.types import Budgets
+from outrider.types import Budgets, SamplingParams
 
-__all__ = ["Ask", "Conversation", "Endpoint", "Prompt", "parse_ask"]
+__all__ = ["Ask", "Conversation", "Endpoint", "Prompt", "ToolAsk", "parse_ask"]
 
 Endpoint = Literal["chat", "completions"]
-Conversation = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAsk:
+    """The tools a model may use. forced: those one of which it must call; parallel: more than one call is welcome."""
+
+    tools: tuple[dict[str, Any], ...]
+    forced: tuple[str, ...] = ()
+    parallel: bool = True
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        return [tool["function"] for tool in self.tools]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages as chat templates know them. calls: whether tools were called or answered in them."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: ToolAsk | None = None
+
+    @property
+    def calls(self) -> bool:
+        return any("tool_calls" in turn or turn["role"] == "tool" for turn in self.messages)
+
+
 Prompt = Conversation | str | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One validated request. max_tokens None leaves the limit to the platform; `seed` is always resolved."""
+    """One validated request: n choices for each of its prompts.
+
+    max_tokens None leaves the limit to the platform. sampling holds everything else, its seed resolved; max_tokens
+    there is not yet known.
+    """
 
     endpoint: Endpoint
     model: str
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
+    n: int
     max_tokens: int | None
-    temperature: float
-    top_p: float
+    sampling: SamplingParams
     stop: tuple[str, ...]
-    seed: int
-    ignore_eos: bool
+    echo: bool
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -43,28 +74,41 @@ class Ask:
         """The body field an error about the prompt names."""
         return "messages" if self.endpoint == "chat" else "prompt"
 
+    @property
+    def tools(self) -> ToolAsk | None:
+        first = self.prompts[0]
+        return first.tools if isinstance(first, Conversation) else None
+
 
 def parse_ask(endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str]) -> Ask:
     """Body and headers to an ask. Raises InvalidRequest or UnsupportedParameter naming field or header."""
     if endpoint == "chat":
         chat = validated(ChatBody, body)
-        return _ask(endpoint, chat, chat.conversation(), headers)
+        prompt = Conversation(tuple(conversation(chat.messages)), _tools(chat))
+        return _ask(endpoint, chat, (prompt,), headers, chat.top_logprobs if chat.logprobs else None)
     completion = validated(CompletionBody, body)
-    return _ask(endpoint, completion, completion.prompt, headers)
+    return _ask(endpoint, completion, completion.prompt, headers, completion.logprobs, echo=completion.echo)
 
 
-def _ask(endpoint: Endpoint, body: GenerationBody, prompt: Prompt, headers: Mapping[str, str]) -> Ask:
+def _ask(
+    endpoint: Endpoint,
+    body: GenerationBody,
+    prompts: tuple[Prompt, ...],
+    headers: Mapping[str, str],
+    logprobs: int | None,
+    *,
+    echo: bool = False,
+) -> Ask:
     options = merge_headers(body.outrider, headers)
     return Ask(
         endpoint=endpoint,
         model=body.model,
-        prompt=prompt,
+        prompts=prompts,
+        n=body.n,
         max_tokens=body.output_limit,
-        temperature=float(body.temperature),
-        top_p=float(body.top_p),
+        sampling=replace(_sampling(body), logprobs=logprobs, prompt_logprobs=logprobs if echo else None),
         stop=tuple(body.stop),
-        seed=secrets.randbits(63) if body.seed is None else body.seed,
-        ignore_eos=body.ignore_eos,
+        echo=echo,
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         continuous_usage=body.stream_options is not None and body.stream_options.continuous_usage_stats,
@@ -72,3 +116,37 @@ def _ask(endpoint: Endpoint, body: GenerationBody, prompt: Prompt, headers: Mapp
         workflow=options.workflow,
         tags=tuple(options.tags),
     )
+
+
+def _sampling(body: GenerationBody) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=body.output_limit or 0,
+        temperature=float(body.temperature),
+        top_p=float(body.top_p),
+        seed=secrets.randbits(63) if body.seed is None else body.seed,
+        ignore_eos=body.ignore_eos,
+        stop_token_ids=tuple(dict.fromkeys(body.stop_token_ids)),
+        top_k=max(0, body.top_k),
+        min_p=float(body.min_p),
+        repetition_penalty=float(body.repetition_penalty),
+        presence_penalty=float(body.presence_penalty),
+        frequency_penalty=float(body.frequency_penalty),
+        logit_bias=tuple((int(token), float(bias)) for token, bias in body.logit_bias.items()),
+        min_tokens=body.min_tokens,
+        constraint=answer_constraint(body.response_format, body.structured_outputs),
+    )
+
+
+def _tools(chat: ChatBody) -> ToolAsk | None:
+    """None where there are none, or none may be used: then the model does not hear of them either."""
+    if not chat.tools or chat.tool_choice == "none":
+        return None
+    tools = tuple(tool.model_dump(exclude_none=True) for tool in chat.tools)
+    names = tuple(tool.function.name for tool in chat.tools)
+    match chat.tool_choice:
+        case NamedTool():
+            return ToolAsk(tools, (chat.tool_choice.function.name,), parallel=False)
+        case "required":
+            return ToolAsk(tools, names, chat.parallel_tool_calls)
+        case _:
+            return ToolAsk(tools, (), chat.parallel_tool_calls)

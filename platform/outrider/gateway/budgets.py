@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from outrider.errors import InvalidRequest
-from outrider.gateway.schema import OutriderOptions, first_fault
+from outrider.gateway.schema import OutriderOptions
+from outrider.gateway.validation import first_fault
 from outrider.types import Budgets
 
 __all__ = ["BUDGET_HEADERS", "merge_headers", "to_budgets"]
@@ -65,7 +66,7 @@ def _checked(header: str, field: str, text: str) -> object:
     try:
         return getattr(OutriderOptions.model_validate({field: value}), field)
     except ValidationError as error:
-        message = first_fault(error).message.partition(": ")[2]
+        message = first_fault(error, {}).message.partition(": ")[2]
         raise InvalidRequest(f"header '{header}' {message}", param=header) from None
 
 

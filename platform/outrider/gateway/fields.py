@@ -11,32 +11,28 @@ from outrider.errors import InvalidRequest, UnsupportedParameter
 __all__ = ["IGNORED", "NEUTRAL", "keep_supported"]
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
     "audio": (),
     "best_of": (1,),
+    "continue_final_message": (False,),
     "echo": (False,),
-    "frequency_penalty": (0, 0.0),
     "function_call": ("none",),
     "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
     "guided_json": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0, 0.0),
-    "min_tokens": (0,),
+    "guided_regex": (),
     "modalities": (["text"],),
     "moderation": (),
-    "n": (1,),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "presence_penalty": (0, 0.0),
+    "prompt_logprobs": (),
     "reasoning_effort": (),
-    "repetition_penalty": (1, 1.0),
-    "response_format": ({"type": "text"},),
-    "stop_token_ids": ([],),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_k": (0, -1),
     "top_logprobs": (0,),
+    "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -72,10 +68,18 @@ def _is_neutral(value: object, neutral: tuple[object, ...]) -> bool:
     return any(type(value) is type(each) and value == each for each in neutral)
 
 
+INSTEAD: Mapping[str, str] = {
+    "best_of": "send 'n' and choose among the answers",
+    "functions": "send 'tools'",
+    "function_call": "send 'tool_choice'",
+    "guided_json": "send 'structured_outputs': {'json': …}",
+    "guided_regex": "send 'structured_outputs': {'regex': …}",
+    "prompt_logprobs": "send 'echo' and 'logprobs' to /v1/completions",
+}
+
+
 def _unsupported(name: str) -> str:
-    if name in ("n", "best_of"):
-        return f"'{name}' must be 1 for now: send one request per choice"
-    return f"'{name}' is not supported by this endpoint; leave it out"
+    return f"'{name}' is not supported by this endpoint; {INSTEAD.get(name, 'leave it out')}"
 
 
 def _unknown(name: str, known: frozenset[str]) -> str:

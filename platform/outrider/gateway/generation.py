@@ -1,63 +1,67 @@
-"""One admitted request's life: token chunks in, text out, and an account of what happened."""
+"""One admitted request's life: its choices merged into one stream, and an account of what happened."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 
-from outrider.errors import OutriderError, TargetLost
+from outrider.errors import OutriderError
 from outrider.gateway.admission import Admission
-from outrider.gateway.errors import error_from_chunk
+from outrider.gateway.choice import Choice, Piece
 from outrider.gateway.upstream import Upstream
 from outrider.telemetry import RequestOutcome
-from outrider.text import Detokenizer, StopMatcher
-from outrider.types import FinishReason, RequestSummary, TokenChunk
+from outrider.types import FinishReason, RequestSummary
 
-__all__ = ["Generation", "Piece"]
-
-Piece = tuple[str, str | None]
-"""(text, finish reason); the finish reason comes with the last piece only."""
+__all__ = ["Generation"]
 
 
 class Generation:
-    """Iterate `pieces` once; the counters are true at every moment in between. Times are monotonic."""
+    """Iterate `pieces` once; the account is true at every moment in between. Times are monotonic."""
 
     def __init__(self, admission: Admission, upstream: Upstream) -> None:
         self.admission = admission
-        self.completion_tokens = 0
-        self.finish_reason: str | None = None
         self.settled = False
-        self._upstream = upstream
-        self._chunks = 0
-        self._first_s: float | None = None
-        self._last_s: float | None = None
-        self._summary: RequestSummary | None = None
+        self.choices = [Choice(index, admission, upstream) for index in range(len(admission.requests))]
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """One piece per chunk. Raises typed errors; closing it closes the upstream, as does a stop string."""
-        detokenizer = self.admission.text.detokenizer()
-        stop = StopMatcher(self.admission.ask.stop)
-        stream = self._upstream.stream(self.admission.request, self.admission.decision)
+    def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Every choice's pieces as they come. Raises typed errors: one choice that fails ends all."""
+        return self.choices[0].pieces() if len(self.choices) == 1 else self._merged()
+
+    async def _merged(self) -> AsyncGenerator[Piece, None]:
+        """A choice is asked for more once its piece was taken, so a slow reader slows all and loses nothing."""
+        streams = {choice.index: choice.pieces() for choice in self.choices}
+        waiting = {index: asyncio.ensure_future(anext(stream)) for index, stream in streams.items()}
         try:
-            async for chunk in stream:
-                self._count(chunk)
-                text = stop.push(self._text(chunk, detokenizer))
-                if stop.matched is not None:
-                    self.finish_reason = FinishReason.STOP.value
-                    await stream.aclose()  # now, not after the last bytes: a slow reader must not keep the model busy
-                elif chunk.finish is not None:
-                    text += stop.flush()
-                    self.finish_reason = _finish_reason(chunk)
-                yield text, self.finish_reason
-                if self.finish_reason is not None:
-                    return
-            raise TargetLost("the model's stream ended before the answer did")
+            while waiting:
+                await asyncio.wait(waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+                for index in [index for index, task in waiting.items() if task.done()]:
+                    piece = waiting.pop(index).result()
+                    yield piece
+                    if piece.finish is None:
+                        waiting[index] = asyncio.ensure_future(anext(streams[index]))
         finally:
-            await stream.aclose()
+            for task in waiting.values():
+                task.cancel()
+            await asyncio.gather(*waiting.values(), return_exceptions=True)
+            await asyncio.gather(*(stream.aclose() for stream in streams.values()), return_exceptions=True)
 
     @property
     def prompt_tokens(self) -> int:
-        return len(self.admission.request.prompt_token_ids)
+        """Each prompt counts once, however many choices answer it."""
+        return sum(len(choice.request.prompt_token_ids) for choice in self.choices[:: self.admission.ask.n])
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """None until every choice has ended; `length` if any was cut off, else what ended the first."""
+        reasons = [choice.finish for choice in self.choices]
+        if None in reasons:
+            return None
+        return FinishReason.LENGTH.value if FinishReason.LENGTH in reasons else reasons[0]
 
     @property
     def limited_by(self) -> str | None:
@@ -72,13 +76,10 @@ class Generation:
             return 0.0
         return round(self.admission.price.cost_usd(self.prompt_tokens, self.completion_tokens), 12)
 
-    def counts(self) -> dict[str, int]:
-        """OpenAI's usage."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+    def counts(self) -> dict[str, object]:
+        """OpenAI's usage, of all choices together."""
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def usage(self) -> dict[str, object]:
         """OpenAI's usage and, under `outrider`, cost, speculation and timings.
@@ -86,22 +87,22 @@ class Generation:
         acceptance is accepted/admitted draft tokens; acceptance_length is tokens per decode round, bonus included.
         Counts of speculation are null where the gateway cut the answer before the engine could sum up.
         """
-        outcome, summary = self.outcome(200), self._summary
+        outcome, admission, known = self.outcome(200), self.admission, self._summaries(complete=True)
+        rounds = sum(each.rounds for each in known)
         return {
             **self.counts(),
+            "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
             "outrider": {
-                "decision": self.admission.decision.decision_id,
+                "decision": admission.decision.decision_id,
                 "cost_usd": outcome.cost_usd,
                 "limited_by": outcome.limited_by,
-                "seed": self.admission.ask.seed,
-                "rounds": summary.rounds if summary else max(0, self._chunks - 1),
-                "drafted_tokens": summary.drafted_tokens if summary else None,
-                "admitted_tokens": summary.admitted_tokens if summary else None,
-                "accepted_tokens": summary.accepted_tokens if summary else None,
-                "acceptance": _ratio(summary.accepted_tokens, summary.admitted_tokens) if summary else None,
-                "acceptance_length": _ratio(summary.accepted_tokens + summary.rounds, summary.rounds)
-                if summary
-                else None,
+                "seed": admission.ask.sampling.seed,
+                "rounds": rounds if known else sum(max(0, choice.chunks - 1) for choice in self.choices),
+                "drafted_tokens": outcome.drafted_tokens if known else None,
+                "admitted_tokens": outcome.admitted_tokens if known else None,
+                "accepted_tokens": outcome.accepted_tokens if known else None,
+                "acceptance": _ratio(outcome.accepted_tokens, outcome.admitted_tokens) if known else None,
+                "acceptance_length": _ratio(outcome.accepted_tokens + rounds, rounds) if known else None,
                 "ttft_ms": _ms(outcome.ttft_s),
                 "tpot_ms": _ms(outcome.tpot_s),
                 "queue_ms": _ms(outcome.queue_s),
@@ -111,60 +112,43 @@ class Generation:
         }
 
     def outcome(self, status: int, error: OutriderError | None = None) -> RequestOutcome:
-        """What happened until now, as telemetry keeps it."""
-        received_s, summary = self.admission.received_s, self._summary
+        """What happened until now, as telemetry keeps it: counts of all choices, times of the slowest."""
+        received_s, first_s, known = self.admission.received_s, self._first_s, self._summaries()
         return RequestOutcome(
             status=status,
             finish_reason=self.finish_reason,
             error_code=error.code if error else None,
             limited_by=self.limited_by,
             e2e_s=time.monotonic() - received_s,
-            ttft_s=None if self._first_s is None else self._first_s - received_s,
-            tpot_s=self._tpot_s(),
-            queue_s=summary.queue_s if summary else None,
-            prefill_s=summary.prefill_s if summary else None,
-            decode_s=summary.decode_s if summary else None,
-            prompt_tokens=self.prompt_tokens if self._first_s is not None else 0,
+            ttft_s=None if first_s is None else first_s - received_s,
+            tpot_s=max((choice.tpot_s for choice in self.choices if choice.tpot_s is not None), default=None),
+            queue_s=max((each.queue_s for each in known), default=None),
+            prefill_s=max((each.prefill_s for each in known), default=None),
+            decode_s=max((each.decode_s for each in known), default=None),
+            prompt_tokens=self.prompt_tokens if first_s is not None else 0,
             completion_tokens=self.completion_tokens,
-            drafted_tokens=summary.drafted_tokens if summary else 0,
-            admitted_tokens=summary.admitted_tokens if summary else 0,
-            accepted_tokens=summary.accepted_tokens if summary else 0,
+            drafted_tokens=sum(each.drafted_tokens for each in known),
+            admitted_tokens=sum(each.admitted_tokens for each in known),
+            accepted_tokens=sum(each.accepted_tokens for each in known),
+            cached_tokens=self._cached_tokens(),
             cost_usd=self.cost_usd,
-            rounds=summary.round_records if summary else (),
+            rounds=tuple(each for summary in known for each in summary.round_records),
         )
 
-    def _text(self, chunk: TokenChunk, detokenizer: Detokenizer) -> str:
-        """The chunk's text, without the end token that closed the answer."""
-        if chunk.text is not None:
-            return chunk.text
-        if chunk.finish is None:
-            return detokenizer.push(chunk.tokens)
-        ends = self.admission.text.eos_token_ids if chunk.finish is FinishReason.STOP else ()
-        closed = bool(chunk.tokens) and chunk.tokens[-1] in ends
-        return detokenizer.push(chunk.tokens[:-1] if closed else chunk.tokens) + detokenizer.flush()
+    @property
+    def _first_s(self) -> float | None:
+        return min((choice.first_s for choice in self.choices if choice.first_s is not None), default=None)
 
-    def _count(self, chunk: TokenChunk) -> None:
-        """Raises the typed error of a chunk that ends in one."""
-        self._summary = chunk.summary or self._summary
-        if chunk.finish is FinishReason.ERROR:
-            raise error_from_chunk(chunk.error)
-        if chunk.finish is FinishReason.CANCELLED:
-            raise TargetLost("the model was stopped while it was answering")
-        if chunk.tokens:
-            self._last_s = time.monotonic()
-            self._first_s = self._first_s or self._last_s
-            self.completion_tokens += len(chunk.tokens)
-            self._chunks += 1
+    def _summaries(self, *, complete: bool = False) -> list[RequestSummary]:
+        """The engine's account of the choices that have one; with `complete`, of all or none."""
+        known = [choice.summary for choice in self.choices if choice.summary is not None]
+        return [] if complete and len(known) < len(self.choices) else known
 
-    def _tpot_s(self) -> float | None:
-        """(last token − first token)/(tokens − 1)."""
-        if self._first_s is None or self._last_s is None or self.completion_tokens < 2:
-            return None
-        return (self._last_s - self._first_s) / (self.completion_tokens - 1)
-
-
-def _finish_reason(chunk: TokenChunk) -> str:
-    return FinishReason.LENGTH.value if chunk.finish is FinishReason.LENGTH else FinishReason.STOP.value
+    def _cached_tokens(self) -> int:
+        """Of each prompt what was there before this request: choices after the first find what that one left."""
+        n = self.admission.ask.n
+        groups = (self.choices[at : at + n] for at in range(0, len(self.choices), n))
+        return sum(min((each.summary.cached_tokens if each.summary else 0) for each in group) for group in groups)
 
 
 def _ratio(part: int, whole: int) -> float | None:

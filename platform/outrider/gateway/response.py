@@ -14,9 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from outrider.errors import OutriderError
 from outrider.gateway.call import CLIENT_GONE
+from outrider.gateway.choice import Piece
 from outrider.gateway.errors import error_body, presentable
-from outrider.gateway.generation import Generation, Piece
+from outrider.gateway.generation import Generation
 from outrider.gateway.service import Gateway
+from outrider.gateway.shapes import Shapes
 from outrider.gateway.wire import DONE, Answer, ChatWire, CompletionWire, Wire
 
 __all__ = ["GenerationResponse"]
@@ -36,7 +38,11 @@ class GenerationResponse(Response):
         self._gateway = gateway
         self._generation = generation
         self._ask = generation.admission.ask
+        self._shapes = Shapes(generation.admission)
         self._wire = _wire(gateway, generation)
+        self._unopened = set(range(len(generation.choices)))
+        self._unended = len(generation.choices)
+        """Choices whose last piece has not been sent: one that waits for its turn has ended already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _while_connected(receive, self._run(send))
@@ -56,25 +62,24 @@ class GenerationResponse(Response):
             self._gateway.settle(self._generation, status, shown)
 
     async def _whole(self, pieces: AsyncIterator[Piece], send: Send) -> None:
-        texts = []
-        async for text, _ in pieces:
-            texts.append(text)
+        choices: list[list[Piece]] = [[] for _ in self._generation.choices]
+        async for piece in pieces:
+            choices[piece.index].append(piece)
         self._gateway.settle(self._generation, 200)
-        reason = self._generation.finish_reason or ""
-        body = self._wire.body("".join(texts), reason, _encode(self._generation.usage()))
+        body = self._wire.body([self._shapes.whole(each) for each in choices], _encode(self._generation.usage()))
         await self._start(send, b"application/json", (b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, pieces: AsyncIterator[Piece], send: Send) -> None:
         started = False
         try:
-            async for text, reason in pieces:
-                events = self._events(text, reason, first=not started)
+            async for piece in pieces:
+                events = self._events(piece)
                 if not started:
                     await self._start(send, b"text/event-stream; charset=utf-8", *SSE_HEADERS)
                     started = True
                 if events:
-                    await send({"type": "http.response.body", "body": events, "more_body": reason is None})
+                    await send({"type": "http.response.body", "body": events, "more_body": self._unended > 0})
         except Exception as error:
             if not started:
                 raise
@@ -84,19 +89,29 @@ class GenerationResponse(Response):
             self._gateway.settle(self._generation, shown.status, shown)
             await send({"type": "http.response.body", "body": b"data: " + error_body(shown) + b"\n\n"})
 
-    def _events(self, text: str, reason: str | None, *, first: bool) -> bytes:
-        """The events of one piece: text if there is any, and everything that closes the stream after the last."""
+    def _events(self, piece: Piece) -> bytes:
+        """The events of one piece: what it gained if anything, and after the last everything that closes the stream."""
+        wire, index = self._wire, piece.index
         running = _encode(self._generation.counts()) if self._ask.continuous_usage else None
-        parts = [self._wire.opening()] if first else []
-        if text:
-            parts.append(self._wire.delta(text, running))
-        if reason is not None:
-            self._gateway.settle(self._generation, 200)
-            parts.append(self._wire.finish(reason, running))
-            if self._ask.include_usage:
-                parts.append(self._wire.usage(_encode(self._generation.usage())))
-            parts.append(DONE)
+        parts: list[bytes] = []
+        if index in self._unopened:
+            self._unopened.discard(index)
+            parts.append(wire.opening(index))
+        if piece.text or piece.calls or piece.logprobs:
+            calls, logprobs = self._shapes.calls(piece.calls), self._shapes.logprobs(piece)
+            parts.append(wire.delta(index, piece.text, calls=calls, logprobs=logprobs, usage=running))
+        if piece.finish is not None:
+            parts.append(wire.finish(index, piece.finish, running))
+            self._unended -= 1
+            if not self._unended:
+                parts += self._closing()
         return b"".join(parts)
+
+    def _closing(self) -> list[bytes]:
+        """What ends a stream whose choices have all ended."""
+        self._gateway.settle(self._generation, 200)
+        usage = [self._wire.usage(_encode(self._generation.usage()))] if self._ask.include_usage else []
+        return [*usage, DONE]
 
     async def _start(self, send: Send, content_type: bytes, *more: tuple[bytes, bytes]) -> None:
         headers = [(b"content-type", content_type), *self._decision_headers(), *more]
@@ -143,4 +158,4 @@ def _wire(gateway: Gateway, generation: Generation) -> Wire:
         system_fingerprint=gateway.system_fingerprint(admission.decision.model),
     )
     kind = ChatWire if admission.ask.endpoint == "chat" else CompletionWire
-    return kind(answer, null_usage=admission.ask.include_usage)
+    return kind(answer, len(generation.choices), null_usage=admission.ask.include_usage)

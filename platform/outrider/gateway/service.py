@@ -7,11 +7,12 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from outrider.errors import NotReady, OutriderError, RouteNotFound
-from outrider.gateway.admission import Admission, engine_request, new_decision_id, route, tokenise
+from outrider.errors import InvalidRequest, NotReady, OutriderError, RouteNotFound
+from outrider.gateway.admission import Admission, engine_requests, new_decision_id, route
 from outrider.gateway.asks import Ask
 from outrider.gateway.call import Call
 from outrider.gateway.credit import InFlightCredit
+from outrider.gateway.encoding import tokenise
 from outrider.gateway.generation import Generation
 from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
@@ -85,6 +86,7 @@ class Gateway:
     async def open(self, call: Call, caller: Caller, ask: Ask) -> Generation:
         """Route a request; the model starts on it when the generation is iterated. Raises typed refusals."""
         time_s, tenant, policy = time.time(), caller.tenant, caller.policy
+        self._check_size(ask)
         prompts = await tokenise(ask, tenant, self._texts)
         if self.draining:  # after the only await: from here to `begin` nobody can start to drain
             raise NotReady("this gateway is shutting down; another one takes the request")
@@ -107,21 +109,31 @@ class Gateway:
             self._append(_event(time_s, call.request_id, decision_id, tenant, ask, policy.version, outcome))
             raise
         call.model = decision.model
-        prompt = prompts[decision.model]
-        self._credits[decision.model].dispatched(time.time(), len(prompt))
+        text = self._texts[decision.model]
+        requests = engine_requests(ask, decision, prompts[decision.model], text, tenant)
+        for request in requests:
+            self._credits[decision.model].dispatched(time.time(), len(request.prompt_token_ids))
         self._remember(decision_id, _Remembered(tenant.name, call.request_id, decision))
         admission = Admission(
             ask=ask,
             tenant=tenant,
             decision=decision,
-            request=engine_request(ask, decision, prompt),
-            text=self._texts[decision.model],
+            requests=requests,
+            text=text,
             price=policy.models[decision.model],
             request_id=call.request_id,
             received_s=call.received_s,
             time_s=time_s,
         )
         return Generation(admission, self._upstreams[decision.model])
+
+    def _check_size(self, ask: Ask) -> None:
+        """Raises InvalidRequest for more choices than one request may ask for."""
+        limit, choices = self.settings.max_choices, ask.n * len(ask.prompts)
+        if choices > limit:
+            field = "n" if len(ask.prompts) == 1 else "prompt"
+            asked = f"{ask.n}" if field == "n" else f"{len(ask.prompts)} prompts with n {ask.n}"
+            raise InvalidRequest(f"'{field}': {asked} is more than the {limit} choices of one request", param=field)
 
     def begin(self) -> None:
         """Count a generation as running; `settle` ends that."""
@@ -230,8 +242,9 @@ def _event(
         outcome=outcome,
         decision=decision,
         max_tokens=ask.max_tokens,
-        temperature=ask.temperature,
-        top_p=ask.top_p,
+        temperature=ask.sampling.temperature,
+        top_p=ask.sampling.top_p,
         workflow=ask.workflow,
         tags=ask.tags,
+        choices=ask.n * len(ask.prompts),
     )

@@ -1,16 +1,18 @@
 """Bytes of OpenAI's answers, whole or as server-sent events.
 
 A stream's chunks differ in a few bytes only, so everything else is encoded once per request: a chunk costs one
-JSON string and three joins.
+JSON string and a join.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-__all__ = ["DONE", "Answer", "ChatWire", "CompletionWire", "Wire"]
+__all__ = ["DONE", "Answer", "ChatWire", "CompletionWire", "Wire", "WrittenChoice"]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -27,6 +29,16 @@ class Answer:
     system_fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenChoice:
+    """One choice of a whole answer. logprobs and calls are in the endpoint's own shape."""
+
+    text: str
+    reason: str
+    logprobs: dict[str, Any] | None
+    calls: Sequence[dict[str, Any]]
+
+
 class Wire:
     """One answer's encoder. Subclasses name the objects and shape the choice.
 
@@ -36,43 +48,52 @@ class Wire:
     prefix: str
     chunk_object: str
     body_object: str
-    text_open: bytes
-    text_close: bytes
 
-    def __init__(self, answer: Answer, *, null_usage: bool) -> None:
+    def __init__(self, answer: Answer, choices: int, *, null_usage: bool) -> None:
         self._answer = answer
         self._null_usage = b',"usage":null' if null_usage else b""
         self._head = b"data: " + self._envelope(self.chunk_object)[:-1] + b',"choices":['
+        self._opens = [b'%s{"index":%d,' % (self._head, index) for index in range(choices)]
 
-    def opening(self) -> bytes:
-        """What a stream begins with, before any text."""
+    def opening(self, index: int) -> bytes:
+        """What a choice's stream begins with, before any text."""
         return b""
 
-    def delta(self, text: str, usage: bytes | None = None) -> bytes:
-        """One event with text; `usage` is the running usage of a client that asked for it in every chunk."""
+    def delta(
+        self,
+        index: int,
+        text: str,
+        *,
+        calls: Sequence[dict[str, Any]] = (),
+        logprobs: object = None,
+        usage: bytes | None = None,
+    ) -> bytes:
+        """One event with what a choice gained; `usage` is the running usage of a client that asked for it."""
+        told = b"null" if logprobs is None else _encode(logprobs)
         return b"".join(
-            (self._head, self.text_open, _encode(text), self.text_close, b"null}]", self._usage(usage), b"}\n\n")
-        )
+            (self._opens[index], self._gain(text, calls), b',"logprobs":', told, b',"finish_reason":null}]',
+             self._usage(usage), b"}\n\n")
+        )  # fmt: skip
 
-    def finish(self, reason: str, usage: bytes | None = None) -> bytes:
-        """The event that says why the stream ended."""
-        return self._finish(_encode(reason), self._usage(usage))
+    def finish(self, index: int, reason: str, usage: bytes | None = None) -> bytes:
+        """The event that says why a choice ended."""
+        end = b',"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
+        return b"".join((self._opens[index], self._gain("", ()), end, self._usage(usage), b"}\n\n"))
 
     def usage(self, usage: bytes) -> bytes:
         """The last event of a stream that asked for usage: no choices."""
         return b"".join((self._head, b'],"usage":', usage, b"}\n\n"))
 
-    def body(self, text: str, reason: str, usage: bytes) -> bytes:
+    def body(self, choices: Sequence[WrittenChoice], usage: bytes) -> bytes:
         """The whole answer at once."""
-        choice = self._choice(text, reason)
-        return b"".join(
-            (self._envelope(self.body_object)[:-1], b',"choices":[', _encode(choice), b'],"usage":', usage, b"}")
-        )
+        written = _encode([self._choice(index, choice) for index, choice in enumerate(choices)])
+        return b"".join((self._envelope(self.body_object)[:-1], b',"choices":', written, b',"usage":', usage, b"}"))
 
-    def _finish(self, reason: bytes, usage: bytes) -> bytes:
+    def _gain(self, text: str, calls: Sequence[dict[str, Any]]) -> bytes:
+        """The field of a chunk's choice that grows; with nothing to tell, as the last event has it."""
         raise NotImplementedError
 
-    def _choice(self, text: str, reason: str) -> dict[str, object]:
+    def _choice(self, index: int, choice: WrittenChoice) -> dict[str, object]:
         raise NotImplementedError
 
     def _usage(self, usage: bytes | None) -> bytes:
@@ -97,20 +118,22 @@ class ChatWire(Wire):
     prefix = "chatcmpl-"
     chunk_object = "chat.completion.chunk"
     body_object = "chat.completion"
-    text_open = b'{"index":0,"delta":{"content":'
-    text_close = b'},"logprobs":null,"finish_reason":'
 
-    def opening(self) -> bytes:
-        delta = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
-        return b"".join((self._head, delta, self._null_usage, b"}\n\n"))
+    def opening(self, index: int) -> bytes:
+        delta = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+        return b"".join((self._opens[index], delta, self._null_usage, b"}\n\n"))
 
-    def _finish(self, reason: bytes, usage: bytes) -> bytes:
-        delta = b'{"index":0,"delta":{},"logprobs":null,"finish_reason":'
-        return b"".join((self._head, delta, reason, b"}]", usage, b"}\n\n"))
+    def _gain(self, text: str, calls: Sequence[dict[str, Any]]) -> bytes:
+        if not calls:
+            return b"".join((b'"delta":{"content":', _encode(text), b"}")) if text else b'"delta":{}'
+        content = {"content": text} if text else {}
+        return b'"delta":' + _encode({**content, "tool_calls": calls})
 
-    def _choice(self, text: str, reason: str) -> dict[str, object]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    def _choice(self, index: int, choice: WrittenChoice) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": choice.calls}
+        return {"index": index, "message": message, "logprobs": choice.logprobs, "finish_reason": choice.reason}
 
 
 class CompletionWire(Wire):
@@ -119,12 +142,9 @@ class CompletionWire(Wire):
     prefix = "cmpl-"
     chunk_object = "text_completion"
     body_object = "text_completion"
-    text_open = b'{"index":0,"text":'
-    text_close = b',"logprobs":null,"finish_reason":'
 
-    def _finish(self, reason: bytes, usage: bytes) -> bytes:
-        choice = b'{"index":0,"text":"","logprobs":null,"finish_reason":'
-        return b"".join((self._head, choice, reason, b"}]", usage, b"}\n\n"))
+    def _gain(self, text: str, calls: Sequence[dict[str, Any]]) -> bytes:
+        return b'"text":' + _encode(text)
 
-    def _choice(self, text: str, reason: str) -> dict[str, object]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    def _choice(self, index: int, choice: WrittenChoice) -> dict[str, object]:
+        return {"index": index, "text": choice.text, "logprobs": choice.logprobs, "finish_reason": choice.reason}

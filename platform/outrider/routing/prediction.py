@@ -39,16 +39,16 @@ class Prediction:
         return Prediction(self.ttft_s * factor, self.tpot_s * factor, self.e2e_s * factor)
 
 
-def predict(snapshot: LoadSnapshot, grid: Grid, prompt_tokens: int, output_tokens: int) -> Prediction:
+def predict(snapshot: LoadSnapshot, grid: Grid, prompt_tokens: int, output_tokens: int, choices: int = 1) -> Prediction:
     """Expected times for one more request. TTFT never falls when the queue or the running requests grow.
 
-    The curve must have two points or more. TPOT is for one more request running than now, or for all places taken.
+    The curve must have two points or more. TPOT is for its choices running beside what runs, or for all places taken.
     TTFT is the wait for a free place, for company (batch class), for the round in flight, and for queue and prompt
     to be prefilled beside what runs.
     """
     curve = _curve(snapshot)
-    places = snapshot.max_running_requests or snapshot.running_requests + 1
-    tpot_s = _tpot_s(snapshot, curve, grid, min(snapshot.running_requests + 1, places))
+    places = snapshot.max_running_requests or snapshot.running_requests + choices
+    tpot_s = _tpot_s(snapshot, curve, grid, min(snapshot.running_requests + choices, places))
     ttft_s = grid.wait_s + _round_in_flight_s(snapshot, curve) + _prefill_s(snapshot, curve, grid, prompt_tokens)
     ahead = snapshot.running_requests + snapshot.queued_requests + 1 - places
     if snapshot.max_running_requests and ahead > 0:

@@ -17,8 +17,9 @@ NO_BUDGETS = Budgets()
 class RouteQuery:
     """One request before it has a road.
 
-    model: a model's name or `auto`. prompt_tokens: length of the prompt by model, since tokenizers differ.
-    max_tokens: the tenant's output limit; None leaves it to context and money. budgets are hard limits.
+    model: a model's name or `auto`. prompt_tokens: length of the prompt by model, since tokenizers differ; of the
+    longest one where several came at once, and then batch_tokens is their sum. choices: answers to all of them.
+    max_tokens: the tenant's output limit of one answer; None leaves it to context and money. budgets are hard limits.
     tags: the first one that names a domain of a model's measured quality is the request's domain.
     """
 
@@ -30,3 +31,9 @@ class RouteQuery:
     workflow: str | None = None
     tags: tuple[str, ...] = ()
     stream: bool = False
+    choices: int = 1
+    batch_tokens: Mapping[str, int] | None = None
+
+    def paid_prompt_tokens(self, model: str) -> int:
+        """Prompt tokens of the whole request: each prompt counts once, however many answers it gets."""
+        return (self.batch_tokens or self.prompt_tokens)[model]

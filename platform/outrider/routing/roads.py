@@ -42,7 +42,7 @@ class Road:
     """A model and replica that could take the request, with n candidates of depth cap × batch class on it.
 
     estimate: predictions from the snapshot as it is; widening ≥ 1: the factor its age puts on them.
-    max_tokens: output limit after context and money. cost_usd: at the expected output length.
+    max_tokens: output limit of a choice after context and money. cost_usd: of all, at the expected output length.
     """
 
     model: ModelPolicy
@@ -86,10 +86,12 @@ def survey(name: str, query: RouteQuery, snapshot: LoadSnapshot | None, policy: 
     if query.budgets.quality is not None and quality < query.budgets.quality:
         return Closure(name, Closed.QUALITY, f"{name} has quality {quality:g}, below {query.budgets.quality:g}")
     room = wanted if wanted is not None else snapshot.context_tokens - prompt
-    affordable = _affordable_tokens(model, prompt, _money_usd(query))
+    paid = query.paid_prompt_tokens(name)
+    affordable = _affordable_tokens(model, paid, _money_usd(query), query.choices)
     if affordable < 1:
-        need = model.cost_usd(prompt, 1)
-        return Closure(name, Closed.MONEY, f"{name} needs ${need:.8f} for the prompt and one token")
+        need = model.cost_usd(paid, query.choices)
+        tokens = "one token" if query.choices == 1 else f"one token of each of {query.choices} choices"
+        return Closure(name, Closed.MONEY, f"{name} needs ${need:.8f} for the prompt and {tokens}")
     max_tokens = int(min(room, affordable))
     expected = min(max_tokens, policy.routing.expected_output_tokens)
     grid, batch_classes = _grid(query, snapshot, policy)
@@ -99,12 +101,12 @@ def survey(name: str, query: RouteQuery, snapshot: LoadSnapshot | None, policy: 
         snapshot=snapshot,
         grid=grid,
         batch_classes=batch_classes,
-        estimate=predict(snapshot, grid, prompt, expected),
+        estimate=predict(snapshot, grid, paid, expected, query.choices),
         widening=1.0 + policy.routing.staleness_per_s * age_s,
         age_s=age_s,
         max_tokens=max_tokens,
         limited_by_cost=affordable < room,
-        cost_usd=model.cost_usd(prompt, expected),
+        cost_usd=model.cost_usd(paid, expected * query.choices),
         quality=quality,
     )
 
@@ -114,14 +116,14 @@ def _money_usd(query: RouteQuery) -> float:
     return min((limit for limit in limits if limit is not None), default=math.inf)
 
 
-def _affordable_tokens(model: ModelPolicy, prompt_tokens: int, money_usd: float) -> float:
-    """Output tokens that the money left after the prompt pays for; infinite where output is free."""
+def _affordable_tokens(model: ModelPolicy, prompt_tokens: int, money_usd: float, choices: int) -> float:
+    """Output tokens of each choice that the money left after the prompt pays for; infinite where output is free."""
     left = money_usd - prompt_tokens * model.input_usd_per_token
     if left < 0:
         return 0.0
     if math.isinf(left) or model.output_usd_per_token == 0:
         return math.inf
-    return float(math.floor(left / model.output_usd_per_token + _MONEY_SLACK))
+    return float(math.floor(left / (choices * model.output_usd_per_token) + _MONEY_SLACK))
 
 
 def _grid(query: RouteQuery, snapshot: LoadSnapshot, policy: Policy) -> tuple[Grid, tuple[BatchClass, ...]]:

@@ -30,7 +30,8 @@ class RequestOutcome:
     """What happened. Times are None where the request did not get that far.
 
     ttft_s: received to first token; tpot_s: (wall − TTFT)/(completion tokens − 1); queue, prefill and decode
-    are the engine's own; rounds: (admitted, accepted) of each decode round.
+    are the engine's own; rounds: (admitted, accepted) of each decode round. With several choices ttft_s is of the first
+    token of any, other times are the slowest choice's, counts and rounds are of all, and prompts count once.
     """
 
     status: int
@@ -48,6 +49,7 @@ class RequestOutcome:
     drafted_tokens: int = 0
     admitted_tokens: int = 0
     accepted_tokens: int = 0
+    cached_tokens: int = 0
     cost_usd: float = 0.0
     rounds: tuple[tuple[int, int], ...] = ()
 
@@ -56,7 +58,8 @@ class RequestOutcome:
 class RequestEvent:
     """One request that reached the router; `decision` is None when no candidate was feasible.
 
-    time_s: wall clock at arrival. max_tokens: what the tenant asked for. model: what the tenant named.
+    time_s: wall clock at arrival. max_tokens: what the tenant asked for. model: what the tenant named. choices: answers
+    asked for, n for each prompt.
     """
 
     time_s: float
@@ -75,6 +78,7 @@ class RequestEvent:
     top_p: float = 1.0
     workflow: str | None = None
     tags: tuple[str, ...] = ()
+    choices: int = 1
     schema: int = 1
 
 

@@ -1,7 +1,8 @@
-"""Tokenizer, chat template, incremental detokenising and stop strings: text at the edge, token ids inside."""
+"""Tokenizer, chat template, incremental detokenising, stop strings and tool calls: text at the edge, ids inside."""
 
 from outrider.text.detokenize import Detokenizer
 from outrider.text.model import TextModel
 from outrider.text.stop import StopMatcher
+from outrider.text.tools import CallDelta, CallParser, ToolFormat
 
-__all__ = ["Detokenizer", "StopMatcher", "TextModel"]
+__all__ = ["CallDelta", "CallParser", "Detokenizer", "StopMatcher", "TextModel", "ToolFormat"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Protocol
 
-__all__ = ["ByteLevelDetokenizer", "Detokenizer", "WindowDetokenizer", "token_bytes"]
+__all__ = ["ByteLevelDetokenizer", "Detokenizer", "MarkedDetokenizer", "WindowDetokenizer", "token_bytes"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -74,6 +74,26 @@ class WindowDetokenizer:
 
     def _window(self) -> tuple[str, str]:
         return self._decode(self._ids[: self._read]), self._decode(self._ids)
+
+
+class MarkedDetokenizer:
+    """Another detokeniser that also shows some special tokens, by their names."""
+
+    __slots__ = ("_marks", "_plain")
+
+    def __init__(self, plain: Detokenizer, marks: Mapping[int, str]) -> None:
+        self._plain = plain
+        self._marks = marks
+
+    def push(self, ids: Sequence[int]) -> str:
+        return "".join([self._push_one(i) for i in ids])
+
+    def flush(self) -> str:
+        return self._plain.flush()
+
+    def _push_one(self, token: int) -> str:
+        mark = self._marks.get(token)
+        return self._plain.push((token,)) if mark is None else self._plain.flush() + mark
 
 
 def token_bytes(token: str) -> bytes:

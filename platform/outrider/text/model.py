@@ -5,16 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from outrider.errors import InvalidRequest, ModelDirectoryError
-from outrider.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer, token_bytes
+from outrider.text.detokenize import (
+    ByteLevelDetokenizer,
+    Detokenizer,
+    MarkedDetokenizer,
+    WindowDetokenizer,
+    token_bytes,
+)
+from outrider.text.special import SpecialText
+from outrider.text.tools import ToolFormat, detect
 
 __all__ = ["TextModel"]
 
+BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+"""How SentencePiece writes a byte of a character it has no piece for."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
@@ -33,6 +44,7 @@ class TextModel:
     fingerprint: str
     _tokenizer: Any = field(repr=False)
     _pieces: tuple[bytes, ...] | None = field(repr=False)
+    _special: SpecialText = field(repr=False)
 
     @classmethod
     def load(cls, directory: str | Path) -> TextModel:
@@ -55,16 +67,25 @@ class TextModel:
             fingerprint=digest,
             _tokenizer=tokenizer,
             _pieces=_byte_pieces(tokenizer.backend_tokenizer, json.loads(serialised).get("decoder"), vocab_size),
+            _special=SpecialText(tokenizer.backend_tokenizer),
         )
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of plain text, with the special tokens the tokenizer puts around a text."""
-        return self._ids(text, add_special_tokens=True)
+        return self._ids(text, add_special_tokens=add_special_tokens)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        opening: str = "",
+        generation_prompt: bool = True,
+    ) -> list[int]:
         """Token ids of a conversation ({role, content}, …) up to where the assistant's answer begins.
 
-        Special tokens are the template's own; the tokenizer adds none. Raises InvalidRequest when the model has no
+        tools: OpenAI's tool objects; opening: what the answer is made to begin with. Special tokens are the template's
+        own: the tokenizer adds none, and text that spells one stays text. Raises InvalidRequest when the model has no
         template or its template refuses the conversation.
         """
         from jinja2 import TemplateError
@@ -75,15 +96,27 @@ class TextModel:
                 "tokenizer.json",
                 param="messages",
             )
+        hidden: dict[str, str] = {}
         try:
             prompt: str = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+                self._special.hide(list(messages), hidden),
+                tools=self._special.hide(list(tools), hidden) if tools else None,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise InvalidRequest(
                 f"this model's chat template refuses the conversation: {error}", param="messages"
             ) from error
-        return self._ids(prompt, add_special_tokens=False)
+        return self._special.encode(prompt + opening, hidden, lambda part: self._ids(part, add_special_tokens=False))
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How the chat template has tool calls written; None where it knows no tools, or in a way unknown here."""
+        template = self._tokenizer.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("tool_use") or template.get("default")
+        return detect(template or "")
 
     @property
     def used_tokens(self) -> int:
@@ -101,8 +134,29 @@ class TextModel:
         detokenizer = self.detokenizer()
         return detokenizer.push(ids) + detokenizer.flush()
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh incremental detokeniser for one choice."""
+    def detokenizer(self, marks: Sequence[str] = ()) -> Detokenizer:
+        """A fresh incremental detokeniser for one choice; marks: special tokens that are text all the same."""
+        shown = {found: mark for mark in marks if (found := self.token_id(mark)) is not None}
+        plain = self._plain_detokenizer()
+        return MarkedDetokenizer(plain, shown) if shown.keys() & self._special.ids else plain
+
+    def token_text(self, token: int) -> bytes:
+        """The bytes one token stands for by itself, a special one for its name; empty for an id that means nothing."""
+        special = self._special.text_of(token)
+        if special is not None:
+            return special.encode()
+        if self._pieces is not None:
+            return self._pieces[token] if 0 <= token < len(self._pieces) else b""
+        backend = self._tokenizer.backend_tokenizer
+        piece: str | None = backend.id_to_token(token)
+        if piece is None:
+            return b""
+        if BYTE_PIECE.fullmatch(piece):
+            return bytes([int(piece[3:5], 16)])
+        # Decoders treat the first token of a text differently, so it stands behind another one.
+        return str(backend.decoder.decode(["a", piece])).removeprefix("a").encode() if backend.decoder else b""
+
+    def _plain_detokenizer(self) -> Detokenizer:
         if self._pieces is not None:
             return ByteLevelDetokenizer(self._pieces)
         backend = self._tokenizer.backend_tokenizer

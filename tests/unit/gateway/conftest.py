@@ -22,7 +22,15 @@ from outrider.gateway import GatewaySettings, create_app
 from outrider.policy import Policy, hash_key, parse_policy
 from outrider.telemetry import EventLog, Metrics
 from outrider.text import TextModel
-from outrider.types import Decision, FinishReason, GenerationRequest, LoadSnapshot, RequestSummary, TokenChunk
+from outrider.types import (
+    Decision,
+    FinishReason,
+    GenerationRequest,
+    LoadSnapshot,
+    RequestSummary,
+    TokenChunk,
+    TokenLogprob,
+)
 
 KEY, OTHER_KEY = "sk-outrider-acme", "sk-outrider-rival"
 CONTEXT_TOKENS = 512
@@ -75,19 +83,34 @@ class ScriptedUpstream:
                     yield step
                     continue
                 self.sent += 1
+                said = with_logprobs(step[:room], request, first=room == request.sampling.max_tokens)
                 room -= len(step)
                 if room <= 0:
-                    yield TokenChunk(
-                        step[: len(step) + room], finish=FinishReason.LENGTH, summary=self.summary(request)
-                    )
+                    yield replace(said, finish=FinishReason.LENGTH, summary=self.summary(request))
                     return
-                yield TokenChunk(step)
+                yield said
             yield TokenChunk((), finish=FinishReason.STOP, summary=self.summary(request))
         finally:
             self.closed.set()
 
     def summary(self, request: GenerationRequest) -> RequestSummary:
-        return RequestSummary(len(request.prompt_token_ids), 0, 2, 14, 9, 4, 0.001, 0.002, 0.003, ((7, 3), (2, 1)))
+        return RequestSummary(
+            len(request.prompt_token_ids), 0, 2, 14, 9, 4, 0.001, 0.002, 0.003, ((7, 3), (2, 1)), cached_tokens=3
+        )
+
+
+def with_logprobs(tokens: tuple[int, ...], request: GenerationRequest, *, first: bool) -> TokenChunk:
+    """A chunk as the engine would send it: every token has log-probability -0.5 and ids 5, 6, … as rivals."""
+    asked, prompt = request.sampling.logprobs, request.sampling.prompt_logprobs
+    if asked is None:
+        return TokenChunk(tokens)
+
+    def entry(token: int) -> TokenLogprob:
+        rivals = ((5 + rank, -1.0 - rank) for rank in range(asked))
+        return TokenLogprob(token, -0.5, ((token, -0.5), *rivals)[:asked])
+
+    before = (None, *map(entry, request.prompt_token_ids[1:])) if first and prompt is not None else ()
+    return TokenChunk(tokens, logprobs=tuple(map(entry, tokens)), prompt_logprobs=before)
 
 
 @dataclass
@@ -120,6 +143,11 @@ class Site:
         filled = {"model": "flash", "messages": [{"role": "user", "content": "hi"}]} | body
         async with self.client(key) as client:
             return await client.post("/v1/chat/completions", json=filled, headers=headers)
+
+    async def complete(self, **body: Any) -> httpx.Response:
+        """One completion with a default prompt and model."""
+        async with self.client() as client:
+            return await client.post("/v1/completions", json={"model": "flash", "prompt": "hi there"} | body)
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:

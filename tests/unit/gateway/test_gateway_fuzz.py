@@ -15,7 +15,8 @@ from outrider.gateway.asks import parse_ask
 from outrider.gateway.budgets import BUDGET_HEADERS
 from outrider.gateway.fields import IGNORED, NEUTRAL
 from outrider.gateway.openapi import describe, request_body
-from outrider.gateway.schema import ChatBody, CompletionBody, OutriderOptions, decode_object
+from outrider.gateway.schema import ChatBody, CompletionBody, OutriderOptions
+from outrider.gateway.validation import decode_object
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(
@@ -42,9 +43,11 @@ def test_any_object_is_an_ask_or_a_request_error(body: dict[str, Any], chat: boo
     if isinstance(ask, RequestError):
         assert ask.status == 400
     else:
-        assert 0 <= ask.temperature <= 2
-        assert 0 < ask.top_p <= 1
-        assert -(2**63) <= ask.seed < 2**63
+        assert 0 <= ask.sampling.temperature <= 2
+        assert 0 < ask.sampling.top_p <= 1
+        assert -(2**63) <= ask.sampling.seed < 2**63
+        assert ask.n >= 1
+        assert ask.prompts
         assert all(ask.stop)
 
 

@@ -79,5 +79,5 @@ async def test_typed_refusals_become_the_client_s_own_exceptions(site: Any) -> N
             with pytest.raises(openai.NotFoundError):
                 await client.chat.completions.create(model="gpt-4", messages=USER)
             with pytest.raises(openai.BadRequestError) as caught:
-                await client.chat.completions.create(model="flash", messages=USER, n=2)
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")
+                await client.chat.completions.create(model="flash", messages=USER, n=17)
+    assert (caught.value.code, caught.value.param) == ("invalid_request", "n")

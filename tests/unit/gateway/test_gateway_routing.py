@@ -222,7 +222,7 @@ async def test_the_access_log_is_opt_in_and_without_text(make_site: Any, caplog:
 
 async def test_metrics_count_answers_and_read_loads(site: Any) -> None:
     await site.chat()
-    await site.chat(n=2)
+    await site.chat(n=17)
     await site.chat("sk-outrider-wrong")
     async with site.client() as client:
         page = (await client.get("/metrics")).text
