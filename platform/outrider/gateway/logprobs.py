@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from outrider.text import Detokenizer, TextModel
 from outrider.types import TokenLogprob
@@ -40,8 +41,8 @@ class LogprobTrack:
         self._characters = 0
 
     def push(self, tokens: Sequence[int], entries: Sequence[TokenLogprob]) -> str:
-        """The text that became certain, token by token."""
-        return "".join([self._push_one(token, entry) for token, entry in zip(tokens, entries, strict=False)])
+        """The text that became certain, token by token; an upstream that sends no entries loses none of it."""
+        return "".join([self._push_one(token, entry) for token, entry in zip_longest(tokens, entries[: len(tokens)])])
 
     def flush(self) -> str:
         """The text held at the end of the stream."""
@@ -57,9 +58,10 @@ class LogprobTrack:
             told.append(Placed(entry.token, entry, start + self._offset))
         return told
 
-    def _push_one(self, token: int, entry: TokenLogprob) -> str:
+    def _push_one(self, token: int, entry: TokenLogprob | None) -> str:
         text = self._detokenizer.push((token,))
-        self._unfinished.append(entry)
+        if entry is not None:
+            self._unfinished.append(entry)
         if text:
             self._place(len(text))
         return text

@@ -214,6 +214,12 @@ async def test_completion_logprobs_with_the_prompt_before_them(site: Any) -> Non
         assert choice.text[offset : offset + len(token)] == token
 
 
+async def test_an_upstream_without_logprobs_loses_no_text(site: Any) -> None:
+    site.flash.script = [TokenChunk(chunk) for chunk in site.flash.script]
+    choice = (await site.chat(logprobs=True)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["logprobs"]["content"]) == ("hello there 🐟", [])
+
+
 async def test_zero_logprobs_tell_the_chosen_token_alone(site: Any) -> None:
     choice = (await site.complete(logprobs=0)).json()["choices"][0]
     assert choice["logprobs"]["top_logprobs"][0] == {choice["logprobs"]["tokens"][0]: -0.5}
