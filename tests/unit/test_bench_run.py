@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -134,6 +135,34 @@ def test_decode_compares_every_arm_with_the_peer(bench: Any) -> None:
     assert rounds["no drafter"]["draft ms"]["median"] == 0
     assert rounds["separated"]["draft ms"]["median"] > 0
     assert rounds["no drafter"]["requests"]["median"] <= 3
+
+
+def test_a_round_is_the_sum_of_its_parts(bench: Any, tmp_path: Path) -> None:
+    flame = tmp_path / "flame.svg"
+    options = ("--streams", "1", "--streams", "3", "--max-tokens", "12", "--repetitions", "1", "--flame", str(flame))
+    tables = bench("round", *options)["tables"]
+    assert [table["title"] for table in tables] == ["own ms of a round, 1 stream", "own ms of a round, 3 streams"]
+    for row in (row for table in tables for row in table["rows"]):
+        value = {name: cell["median"] for name, cell in row.items() if name != "arm"}
+        assert 0 < value["share beside forwards"] < 1
+        assert all(value[part] > 0 for part in ("target forward", "schedule", "commit", "detokenising"))
+        if row["arm"] == "depth 0":
+            assert value["rounds drafted"] == value["drafter forward"] == value["link"] == 0
+        if row["arm"] == "colocated, all verified":
+            assert value["rounds drafted"] > 0.5
+            assert all(value[part] > 0 for part in ("drafter forward", "drafter's server", "link"))
+    titles = [title.text or "" for title in ElementTree.parse(flame).iter("{http://www.w3.org/2000/svg}title")]
+    assert any(title.startswith("1 stream, depth 0") for title in titles)
+
+
+def test_a_step_on_every_path(worded: Path) -> None:
+    options = ("--target", str(worded), "--requests", "2", "--depth", "3", "--repetitions", "2", "--context", "20")
+    result = CliRunner().invoke(app, ["step", *options, "--json"], catch_exceptions=False)
+    (table,) = json.loads(result.stdout)["tables"]
+    assert table["title"] == "a step, 2 requests, depth 3"
+    rows = {row["arm"]: row for row in table["rows"]}
+    assert {"stock", "flat, eager"} <= rows.keys() <= {"stock", "flat, eager", "compiled"}
+    assert rows["stock"]["speed ÷ stock"]["median"] == 1.0
 
 
 @pytest.mark.parametrize(

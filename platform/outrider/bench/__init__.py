@@ -6,9 +6,11 @@ from outrider.bench.exact import measure_exact
 from outrider.bench.http import measure_http
 from outrider.bench.memory import measure_memory
 from outrider.bench.report import Report, Table
+from outrider.bench.round import measure_round
 from outrider.bench.seeds import measure_seeds
 from outrider.bench.setup import Setup
 from outrider.bench.spread import Spread
+from outrider.bench.step import measure_step
 
 __all__ = [
     "Report",
@@ -20,5 +22,7 @@ __all__ = [
     "measure_exact",
     "measure_http",
     "measure_memory",
+    "measure_round",
     "measure_seeds",
+    "measure_step",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -183,6 +183,63 @@ def memory(
 
 
 @app.command()
+def round(
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
+    max_tokens: MaxTokens = 96,
+    repetitions: Repetitions = 7,
+    flame: Annotated[Path | None, typer.Option(help="Also sample the engine's thread and draw this SVG.")] = None,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Where a round's time goes, and how much of it is neither model's forward."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_round
+
+    with _saying() as say:
+        report = measure_round(
+            setup, streams=tuple(streams or (1, 16)), max_tokens=max_tokens, repetitions=repetitions, flame=flame,
+            say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
+def step(
+    requests: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
+    depth: Annotated[
+        list[int] | None, typer.Option(min=0, help="Drafts verified; repeatable; 0 and 7 if absent.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens before the step.")] = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="Steps of every arm.")] = 40,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The target's forward alone: stock modules, the flat eager path and the compiled one."""
+    setup = _setup(model, target, drafter or target, threads, dtype, device, None)
+    from outrider.bench import measure_step
+
+    with _saying() as say:
+        report = measure_step(
+            setup, requests=tuple(requests or (1, 16)), depths=tuple(depth or (0, 7)), context=context,
+            repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
     key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,
@@ -235,8 +292,11 @@ def _setup(
     from transformers.utils import logging
 
     from outrider.bench import Setup
+    from outrider_kernels import BuildError, library
 
     logging.disable_progress_bar()
+    with suppress(BuildError):
+        library()  # what a warm cache would hold: a bench may wait for the compiler, serving never does
 
     torch.set_num_threads(threads)
     return Setup(

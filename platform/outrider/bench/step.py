@@ -1,0 +1,97 @@
+"""One step of the target on every path there is, in turn: stock modules, the flat eager path, the compiled step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from outrider.bench.report import Report, Table
+from outrider.bench.setup import Setup
+from outrider.bench.spread import Say, Spread, ratios, take_turns
+from outrider.engine import TargetModel
+from outrider.engine.attention import Span
+from outrider.engine.target import FlatBatch
+
+__all__ = ["measure_step"]
+
+STOCK = "stock"
+_BLOCK = 16
+
+
+def measure_step(
+    setup: Setup, *, requests: tuple[int, ...], depths: tuple[int, ...], context: int, repetitions: int, say: Say
+) -> Report:
+    """Milliseconds of a forward in which each request verifies `depth` drafts and its anchor after `context` tokens.
+
+    Speed is the stock path's time over a path's own, turn by turn.
+    """
+    arms = {
+        STOCK: TargetModel.load(setup.target, dtype=setup.dtype, device=setup.device, stock=True),
+        "flat, eager": TargetModel.load(setup.target, dtype=setup.dtype, device=setup.device, compiled=False),
+        "compiled": TargetModel.load(setup.target, dtype=setup.dtype, device=setup.device),
+    }
+    ready = arms["compiled"].compiled
+    if ready is None or ready.pending.wait() is None:
+        del arms["compiled"]
+    report = Report(
+        "step",
+        setup.configuration(),
+        {"context": context, "repetitions": repetitions, "parameters": _parameters(setup)},
+        notes=[] if "compiled" in arms else ["no compiled step on this machine for this model"],
+    )
+    for depth in depths:
+        for count in requests:
+            label = f"{count} request{'s' if count > 1 else ''}, depth {depth}"
+            steps = {name: _step(target, count, depth + 1, context) for name, target in arms.items()}
+            runs = take_turns(steps, repetitions, lambda line, label=label: say(f"{label}, {line}"))  # type: ignore[misc]
+            table = Table(f"a step, {label}", ("arm", "ms", f"speed ÷ {STOCK}", "tokens/s"))
+            for name, seconds in runs.items():
+                table.add(
+                    name,
+                    Spread.of([each * 1e3 for each in seconds]),
+                    ratios(runs[STOCK], seconds),
+                    Spread.of([count * (depth + 1) / each for each in seconds]),
+                )
+            report.tables.append(table)
+    return report
+
+
+def _step(target: TargetModel, requests: int, length: int, context: int) -> Callable[[], float]:
+    """A timed forward; a first one before it warms the caches that the other arms have emptied."""
+    blocks = -(-(context + length) // _BLOCK)
+    cache = target.new_cache(blocks * requests, _BLOCK)
+    slots = [cache.slots_of(list(range(row * blocks, (row + 1) * blocks))) for row in range(requests)]
+    positions = torch.arange(context, context + length).repeat(requests).to(target.device)
+    tokens = torch.arange(requests * length).remainder(target.vocab_size).to(target.device)
+    batch = FlatBatch(
+        tokens,
+        positions,
+        tuple(Span(context, length, each) for each in slots),
+        torch.arange(requests * length, device=target.device),
+    )
+    forward = partial(target.forward, batch, cache)
+
+    def run() -> float:
+        forward()
+        started = time.perf_counter()
+        forward()
+        if target.device.type == "cuda":
+            torch.cuda.synchronize(target.device)
+        return time.perf_counter() - started
+
+    return run
+
+
+def _parameters(setup: Setup) -> int:
+    """How many the target's files hold."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in sorted(setup.target.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                total += torch.Size(tensors.get_slice(name).get_shape()).numel()
+    return total
