@@ -45,6 +45,8 @@ class RoleConfig(_Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(default=1, ge=1, le=256)
     """Torch threads: Ray sets OMP_NUM_THREADS=1 for fractional CPUs, so the number is always explicit."""
+    compile: Literal["off", "background"] = "background"
+    """`background`: a step compiled by the host's C++ compiler takes over when it is ready; start-up never waits."""
     num_cpus: float = Field(default=0.2, ge=0)
     """What Ray reserves; a placement number, not a limit."""
     num_gpus: float = Field(default=0.0, ge=0)

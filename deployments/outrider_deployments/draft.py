@@ -23,13 +23,14 @@ class DraftReplica:
         # Torch is imported here, not by the driver that only names this class.
         import torch
 
+        from outrider.drafter.dspark import DSparkProposer
         from outrider.drafter.model import DSparkModel
         from outrider.drafter.server import DraftServer
         from outrider.link import ZmqDraftService
 
         torch.set_num_threads(role.threads)
         model = DSparkModel.load(directory, dtype=getattr(torch, role.dtype)).to(role.device)
-        server = DraftServer(model, name)
+        server = DraftServer(DSparkProposer(model, compiled=role.compile == "background"), name)
         self._epoch = server.welcome.epoch
         self._endpoint = PrivateEndpoint("draft")
         self._service = ZmqDraftService(server, self._endpoint.address)

@@ -97,7 +97,8 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
     role = model.target
     torch.set_num_threads(role.threads)
     dtype: torch.dtype = getattr(torch, role.dtype)
-    target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=role.device)
+    compiled = role.compile == "background"
+    target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=role.device, compiled=compiled)
     block = 1 + (target.projection.block_size if target.projection else 0)
 
     def profile() -> StepCostCurve:

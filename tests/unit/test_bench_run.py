@@ -152,7 +152,7 @@ def test_a_round_is_the_sum_of_its_parts(bench: Any, tmp_path: Path) -> None:
             assert value["rounds drafted"] > 0.5
             assert all(value[part] > 0 for part in ("drafter forward", "drafter's server", "link"))
     titles = [title.text or "" for title in ElementTree.parse(flame).iter("{http://www.w3.org/2000/svg}title")]
-    assert any(title.startswith("1 stream, depth 0") for title in titles)
+    assert any(title.startswith(("1 stream, ", "3 streams, ")) for title in titles)
 
 
 def test_a_step_on_every_path(worded: Path) -> None:

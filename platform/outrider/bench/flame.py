@@ -53,14 +53,14 @@ class Sampler:
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    """module:function from the outermost frame inwards, from the first one of a bench on."""
+    """module:function from the outermost frame inwards; what calls a bench, and the bench itself, left out."""
     names = []
     while frame is not None:
         names.append(f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_name}")
         frame = frame.f_back
     names.reverse()
-    starts = [place for place, name in enumerate(names) if name.startswith("outrider.bench")]
-    return names[starts[-1] :] if starts else names
+    bench = [place for place, name in enumerate(names) if name.startswith("outrider.bench")]
+    return [name for name in names[bench[0] if bench else 0 :] if not name.startswith("outrider.bench")]
 
 
 def write_flame(file: Path, stacks: Counter[tuple[str, ...]], title: str) -> None:

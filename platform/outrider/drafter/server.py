@@ -131,7 +131,8 @@ class DraftServer:
         confidence_logits = torch.full(shape, -torch.inf)
         if ready:
             ready.sort()  # by slot, so that a pool can answer with a view
-            order = torch.tensor([row for _, row in ready])
+            rows = [row for _, row in ready]
+            order = slice(None) if rows == list(range(len(keys))) else torch.tensor(rows)
             drafted = self._proposer.propose(
                 [slot for slot, _ in ready], message.anchors[order], message.positions[order], _sampling(message, order)
             )
@@ -145,15 +146,16 @@ def _row_positions(starts: Tensor, counts: Tensor) -> Tensor:
     return torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
 
 
-def _sampling(message: DraftRound, order: Tensor) -> RowSampling:
-    """How the proposals `order` int64 [R] of a round sample."""
+def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:
+    """How the proposals `order` (int64 [R], or all) of a round sample."""
     temperature, top_p = message.temperature[order], message.top_p[order]
     hot = temperature > 0
+    random = bool(hot.any())
     return RowSampling(
         temperature,
         top_p,
         message.seeds[order],
         message.choices[order],
-        random=bool(hot.any()),
-        nucleus=bool((hot & (top_p < 1)).any()),
+        random=random,
+        nucleus=random and bool((hot & (top_p < 1)).any()),
     )

@@ -33,6 +33,8 @@ class Chooser:
 
         owners: the sampling row of `plan` that each logit row belongs to.
         """
+        if not plan.sampling.random and not self.rule.processors:
+            return Choices(logits.argmax(dim=-1).tolist())
         rows = plan.sampling.index(torch.tensor(owners))
         prefixes = plan.prefixes() if self.rule.processors else None
         return Choices(self.rule.choose(logits, rows, positions, prefixes))

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from outrider.engine.batch import FlatBatch
@@ -209,11 +208,13 @@ class Engine:
         When an anchor has no room, the sequence that sorts last gives way, be it the one that asks: the first in order
         always advances, and no two can take memory from each other in turn.
         """
-        decoding = sorted((s for s in self.running if s.decoding), key=lambda s: s.precedence)
-        for sequence in decoding:
+        size, ahead = self.settings.block_size, self.drafting.block_size
+        short = [s for s in self.running if s.decoding and len(s.blocks) * size < len(s.tokens) + ahead]
+        short.sort(key=lambda s: s.precedence)
+        for sequence in short:
             while sequence.blocks and not self.memory.grow(sequence, len(sequence.tokens)):
                 self._preempt(max(self.running, key=lambda s: s.precedence))
-        for sequence in decoding if self.drafting.ready else ():
+        for sequence in short if self.drafting.ready else ():
             if sequence.blocks and self.memory.pool.available > len(self.running):
                 self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(self.drafting.block_size))
 
@@ -327,8 +328,8 @@ class Engine:
         else:
             self._acceptance.pass_round()
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
-        ahead = self.curve.seconds_at(np.array([tokens, tokens + 1]))
-        self._price.add(emitted / (now - started) * float(ahead[1] - ahead[0]))
+        one_more_s = self.curve.step_s(tokens + 1) - self.curve.step_s(tokens)
+        self._price.add(emitted / (now - started) * one_more_s)
 
     def snapshot(self) -> LoadSnapshot:
         """The replica's load now."""

@@ -33,20 +33,16 @@ def algorithm1(
     drawn after it.
     """
     requests, slots = survival.shape
-    depths = np.zeros(requests, dtype=np.int64)
-    slot_of = np.tile(np.arange(slots), (requests, 1))
-    open_ = slot_of < caps[:, None]
     weight = np.ones(requests) if weights is None else weights
-    gain = (weight[:, None] * survival)[open_]
-    owner = np.broadcast_to(np.arange(requests)[:, None], (requests, slots))[open_]
-    order = np.lexsort((owner, slot_of[open_], -gain))
+    owner, slot = (np.arange(slots) < caps[:, None]).nonzero()
+    gain = (weight[:, None] * survival)[owner, slot]
+    order = np.lexsort((owner, slot, -gain))
     gain, owner = gain[order], owner[order]
 
     base = other_tokens + requests
     steps = np.arange(gain.size + 1)
     expected = weight.sum() + np.concatenate(([0.0], np.cumsum(gain)))
     theta = expected / (fixed_s + curve.seconds_at(base + steps))
-    stops = np.flatnonzero(theta[1:] <= theta[:-1])
+    stops = (theta[1:] <= theta[:-1]).nonzero()[0]
     admitted = int(stops[0]) if stops.size else gain.size
-    np.add.at(depths, owner[:admitted], 1)
-    return depths
+    return np.bincount(owner[:admitted], minlength=requests)

@@ -69,8 +69,9 @@ def prefix_survival(
     survival = np.empty_like(chance)
     before = np.ones(len(chance))
     for slot, each in enumerate(maps):
-        before = np.minimum(before, each(before * chance[:, slot]))
+        before = np.minimum(before, np.interp(before * chance[:, slot], each.inputs, each.outputs))
         survival[:, slot] = before
+    survival[np.logical_or.accumulate(chance == 0, axis=1)] = 0.0  # as in SurvivalMap: 0 stays 0
     return survival
 
 
@@ -133,11 +134,12 @@ class Calibration:
         if logits.shape[1] != self.block_size:
             return prefix_survival(logits)
         sampled = np.asarray(temperature) > 0
+        greedy, drawn = ((rule, kind) for kind in CLASSES)
+        if not sampled.any():
+            return prefix_survival(logits, self.temperatures.get(greedy), self.maps.get(greedy))
         survival = np.empty(logits.shape)
-        for kind, rows in zip(CLASSES, (~sampled, sampled), strict=True):
-            if rows.any():
-                key = (rule, kind)
-                survival[rows] = prefix_survival(logits[rows], self.temperatures.get(key), self.maps.get(key))
+        for key, rows in ((greedy, ~sampled), (drawn, sampled)):
+            survival[rows] = prefix_survival(logits[rows], self.temperatures.get(key), self.maps.get(key))
         return survival
 
     def to_json(self) -> dict[str, Any]:

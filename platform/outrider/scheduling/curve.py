@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,13 @@ class StepCostCurve:
         slope = (self.seconds[-1] - self.seconds[-2]) / (self.tokens[-1] - self.tokens[-2])
         beyond = np.maximum(wanted - self.tokens[-1], 0.0) * slope
         return np.asarray(inside + beyond, dtype=np.float64)
+
+    def step_s(self, tokens: int) -> float:
+        """T of one size, as `seconds_at` gives it, for a fraction of its overhead."""
+        place = min(max(bisect_right(self.tokens, tokens), 1), len(self.tokens) - 1)
+        left, right = self.tokens[place - 1], self.tokens[place]
+        share = max(0.0, (tokens - left) / (right - left))
+        return self.seconds[place - 1] + share * (self.seconds[place] - self.seconds[place - 1])
 
     def points(self) -> tuple[tuple[int, float], ...]:
         """The curve as ((tokens, seconds), …), the form that load snapshots carry."""
