@@ -17,9 +17,10 @@ from outrider.gateway.call import Call, CallMiddleware, call_of
 from outrider.gateway.errors import error_from_http, error_response, presentable
 from outrider.gateway.openapi import describe, request_body
 from outrider.gateway.response import GenerationResponse
-from outrider.gateway.schema import ChatBody, CompletionBody
-from outrider.gateway.service import Gateway
+from outrider.gateway.schema import ChatBody, CompletionBody, checked
+from outrider.gateway.service import Caller, Gateway
 from outrider.gateway.settings import GatewaySettings
+from outrider.gateway.tokens import DetokenizeBody, TokenizeBody, detokenized, tokenized
 from outrider.gateway.upstream import Upstream
 from outrider.gateway.validation import decode_object
 from outrider.policy import Policy
@@ -63,17 +64,16 @@ def create_app(
     for path, body in (("/v1/chat/completions", ChatBody), ("/v1/completions", CompletionBody)):
         app.post(path, openapi_extra=request_body(body))(_generate(gateway, GENERATION_PATHS[path]))
     _add_queries(app, gateway)
-    describe(app, ChatBody, CompletionBody)
+    _add_tokens(app, gateway)
+    describe(app, ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
     return app
 
 
 def _generate(gateway: Gateway, endpoint: Endpoint) -> Callable[[Request], Any]:
     async def generate(request: Request) -> Response:
-        call = call_of(request.scope)
-        caller = gateway.authenticate(call, request.headers.get("authorization"))
-        body = decode_object(await _read(request, gateway.settings.max_body_bytes))
+        caller, body = await _body(gateway, request)
         ask = parse_ask(endpoint, body, request.headers)
-        return GenerationResponse(gateway, await gateway.open(call, caller, ask))
+        return GenerationResponse(gateway, await gateway.open(call_of(request.scope), caller, ask))
 
     return generate
 
@@ -103,6 +103,26 @@ def _add_queries(app: FastAPI, gateway: Gateway) -> None:
     async def metrics(request: Request) -> Response:
         body, content_type = gateway.metrics.render(request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
+
+
+def _add_tokens(app: FastAPI, gateway: Gateway) -> None:
+    """vLLM's two routes about tokens."""
+
+    @app.post("/tokenize", openapi_extra=request_body(TokenizeBody))
+    async def tokenize(request: Request) -> Response:
+        caller, body = await _body(gateway, request)
+        return _json(await tokenized(checked(TokenizeBody, body), caller.tenant, caller.policy, gateway.texts))
+
+    @app.post("/detokenize", openapi_extra=request_body(DetokenizeBody))
+    async def detokenize(request: Request) -> Response:
+        caller, body = await _body(gateway, request)
+        return _json(detokenized(checked(DetokenizeBody, body), caller.tenant, caller.policy, gateway.texts))
+
+
+async def _body(gateway: Gateway, request: Request) -> tuple[Caller, dict[str, Any]]:
+    """Who calls, and the JSON object sent. Raises InvalidKey before anything is read."""
+    caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+    return caller, decode_object(await _read(request, gateway.settings.max_body_bytes))
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -141,7 +141,7 @@ def _tools(chat: ChatBody) -> ToolAsk | None:
     """None where there are none, or none may be used: then the model does not hear of them either."""
     if not chat.tools or chat.tool_choice == "none":
         return None
-    tools = tuple(tool.model_dump(exclude_none=True) for tool in chat.tools)
+    tools = tuple(tool.described() for tool in chat.tools)
     names = tuple(tool.function.name for tool in chat.tools)
     match chat.tool_choice:
         case NamedTool():

@@ -83,6 +83,10 @@ class Tool(Body):
     type: Literal["function"]
     function: Function
 
+    def described(self) -> dict[str, Any]:
+        """As templates know it: whether it is strict is not the model's business."""
+        return self.model_dump(exclude_none=True, exclude={"function": {"strict"}})
+
 
 class NamedFunction(Body):
     """A function by its name."""

@@ -14,7 +14,7 @@ from outrider.gateway.fields import keep_supported
 from outrider.gateway.messages import Message, NamedTool, Tool, ToolChoice, Turn
 from outrider.gateway.validation import Body, first_fault
 
-__all__ = ["ChatBody", "CompletionBody", "GenerationBody", "OutriderOptions", "Prompts", "validated"]
+__all__ = ["ChatBody", "CompletionBody", "GenerationBody", "OutriderOptions", "Prompts", "checked", "validated"]
 
 INT64 = 2**63
 MOST_LOGPROBS = 20
@@ -130,6 +130,7 @@ class CompletionBody(GenerationBody):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+GenerationT = TypeVar("GenerationT", bound=GenerationBody)
 NESTED: Mapping[str, type[BaseModel]] = {
     "messages": Message,
     "outrider": OutriderOptions,
@@ -140,14 +141,21 @@ NESTED: Mapping[str, type[BaseModel]] = {
 }
 
 
-def validated(kind: type[BodyT], body: Mapping[str, Any]) -> BodyT:
-    """The body as `kind`. Raises InvalidRequest or UnsupportedParameter naming the first field at fault."""
+def checked(kind: type[BodyT], body: Mapping[str, Any]) -> BodyT:
+    """The body as `kind`, each field by itself. Raises as `validated` does."""
     try:
-        made = kind.model_validate(keep_supported(body, kind.model_fields))
+        return kind.model_validate(keep_supported(body, kind.model_fields))
     except ValidationError as error:
         raise first_fault(error, NESTED) from None
-    if isinstance(made, GenerationBody):
-        _refuse_contradictions(made)
+
+
+def validated(kind: type[GenerationT], body: Mapping[str, Any]) -> GenerationT:
+    """The body as `kind`. Raises InvalidRequest or UnsupportedParameter naming the first field at fault.
+
+    Fields that contradict each other are a fault.
+    """
+    made = checked(kind, body)
+    _refuse_contradictions(made)
     if isinstance(made, ChatBody):
         _refuse_tool_contradictions(made)
     return made

@@ -66,7 +66,7 @@ class Gateway:
         self.draining = False
         self._policy = policy
         self._upstreams = upstreams
-        self._texts = texts
+        self.texts = texts
         self._credits: defaultdict[str, InFlightCredit] = defaultdict(InFlightCredit)
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()
         self.metrics.watch(self._snapshots, time.time)
@@ -87,7 +87,7 @@ class Gateway:
         """Route a request; the model starts on it when the generation is iterated. Raises typed refusals."""
         time_s, tenant, policy = time.time(), caller.tenant, caller.policy
         self._check_size(ask)
-        prompts = await tokenise(ask, tenant, self._texts)
+        prompts = await tokenise(ask, tenant, self.texts)
         if self.draining:  # after the only await: from here to `begin` nobody can start to drain
             raise NotReady("this gateway is shutting down; another one takes the request")
         decision_id = call.decision_id = new_decision_id()
@@ -109,7 +109,7 @@ class Gateway:
             self._append(_event(time_s, call.request_id, decision_id, tenant, ask, policy.version, outcome))
             raise
         call.model = decision.model
-        text = self._texts[decision.model]
+        text = self.texts[decision.model]
         requests = engine_requests(ask, decision, prompts[decision.model], text, tenant)
         for request in requests:
             self._credits[decision.model].dispatched(time.time(), len(request.prompt_token_ids))
@@ -165,7 +165,7 @@ class Gateway:
 
     def system_fingerprint(self, model: str) -> str:
         """See GatewaySettings."""
-        return self.settings.system_fingerprint(model, self._texts[model].fingerprint)
+        return self.settings.system_fingerprint(model, self.texts[model].fingerprint)
 
     def models(self, tenant: Tenant) -> list[str]:
         """`auto` and what stands behind this endpoint and is granted to the tenant."""

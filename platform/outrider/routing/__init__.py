@@ -3,5 +3,6 @@
 from outrider.routing.decide import decide
 from outrider.routing.prediction import Grid, Prediction, predict
 from outrider.routing.query import RouteQuery
+from outrider.routing.roads import granted_models
 
-__all__ = ["Grid", "Prediction", "RouteQuery", "decide", "predict"]
+__all__ = ["Grid", "Prediction", "RouteQuery", "decide", "granted_models", "predict"]

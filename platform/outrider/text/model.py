@@ -129,9 +129,9 @@ class TextModel:
         found: int | None = self._tokenizer.backend_tokenizer.token_to_id(token)
         return found
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of all ids at once, special tokens skipped."""
-        detokenizer = self.detokenizer()
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of all ids at once, special tokens skipped or by their names."""
+        detokenizer = self.detokenizer(self._special.names if special else ())
         return detokenizer.push(ids) + detokenizer.flush()
 
     def detokenizer(self, marks: Sequence[str] = ()) -> Detokenizer:

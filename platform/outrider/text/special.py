@@ -32,6 +32,11 @@ class SpecialText:
         """The ids of the special tokens."""
         return self._names.keys()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The special tokens as text."""
+        return tuple(self._names.values())
+
     def text_of(self, token: int) -> str | None:
         """A special token's name, None for other ids."""
         return self._names.get(token)

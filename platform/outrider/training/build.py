@@ -275,5 +275,4 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    for file in sorted(source.iterdir()):
-        shutil.copyfile(file, target / file.name)
+    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)

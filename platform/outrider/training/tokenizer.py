@@ -26,6 +26,40 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+# Qwen's wording (Hermes format). A template of its own, so that conversations without tools stay what they were.
+TOOL_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system, turns = messages[0]['content'] + '\\n\\n', messages[1:] %}
+{%- else %}
+    {%- set system, turns = '', messages %}
+{%- endif %}
+{{- '<|im_start|>system\\n' + system + '# Tools\\n\\n' }}
+{{- 'You may call one or more functions to assist with the user query.' }}
+{{- '\\n\\nYou are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}
+{%- for tool in tools %}
+    {{- '\\n' + (tool | tojson) }}
+{%- endfor %}
+{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within ' }}
+{{- '<tool_call></tool_call> XML tags:\\n<tool_call>\\n' }}
+{{- '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' }}
+{%- for message in turns %}
+    {%- if message['role'] == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message['content'] + '\\n</tool_response>' }}
+    {%- else %}
+        {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
+    {%- endif %}
+    {%- for call in message['tool_calls'] %}
+        {{- '\\n' if message['content'] or not loop.first }}
+        {%- set said = {'name': call['function']['name'], 'arguments': call['function']['arguments']} %}
+        {{- '<tool_call>\\n' + (said | tojson) + '\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
 
 def train_tokenizer(documents: Iterable[Document], directory: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """Learn `vocab_size` entries (specials and the 256 bytes included) and save in transformers' format."""
@@ -57,7 +91,7 @@ def train_tokenizer(documents: Iterable[Document], directory: Path, vocab_size: 
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = {"default": CHAT_TEMPLATE, "tool_use": TOOL_TEMPLATE}
     tokenizer.save_pretrained(directory)
     return tokenizer
 

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from outrider import demo_models
 from outrider.gateway import GatewaySettings, create_app
 from outrider.policy import Policy, hash_key, parse_policy
 from outrider.telemetry import EventLog, Metrics
@@ -181,7 +182,17 @@ def load_of(model: str) -> LoadSnapshot:
 
 @pytest.fixture(scope="session")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
-    root: Path = tmp_path_factory.mktemp("model")
+    return TextModel.load(written_model(tmp_path_factory.mktemp("model"), TEMPLATE))
+
+
+@pytest.fixture(scope="session")
+def tool_text(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """The same tokenizer with the demo models' template for tools."""
+    taught = (demo_models.path("flash") / "additional_chat_templates" / "tool_use.jinja").read_text("utf-8")
+    return TextModel.load(written_model(tmp_path_factory.mktemp("tools"), {"default": TEMPLATE, "tool_use": taught}))
+
+
+def written_model(root: Path, template: str | dict[str, str]) -> Path:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -193,11 +204,11 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     )
     tokenizer.train_from_iterator(["user assistant system hello hello there"] * 4, trainer)
     saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-    saved.chat_template = TEMPLATE
+    saved.chat_template = template
     saved.save_pretrained(root)
     config = {"vocab_size": 300, "max_position_embeddings": CONTEXT_TOKENS}
     (root / "config.json").write_text(json.dumps(config))
-    return TextModel.load(root)
+    return root
 
 
 @pytest.fixture
@@ -221,6 +232,18 @@ def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
         return site
 
     return make
+
+
+@pytest.fixture
+def tool_site(make_site: Callable[..., Site], tool_text: TextModel) -> Site:
+    """Both models know tools."""
+    site = make_site()
+    site.app.state.gateway.texts |= {"flash": tool_text, "pro": tool_text}
+    site.text = tool_text
+    for upstream in (site.flash, site.pro):
+        assert upstream.load is not None
+        upstream.load = replace(upstream.load, context_tokens=8 * CONTEXT_TOKENS)  # tools are told in many words
+    return site
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ async def test_token_ids_need_one_tokenizer(site: Any) -> None:
     async with site.client() as client:
         body = {"model": "auto", "prompt": [1, 2]}
         assert (await client.post("/v1/completions", json=body)).status_code == 200
-        site.app.state.gateway._texts["pro"] = dataclasses.replace(site.text, fingerprint="other")
+        site.app.state.gateway.texts["pro"] = dataclasses.replace(site.text, fingerprint="other")
         refused = await client.post("/v1/completions", json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 

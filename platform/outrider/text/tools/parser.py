@@ -162,7 +162,7 @@ class CallParser:
         if brace >= 0 and between in self._format.between:
             self._begin_object(brace)
         elif brace >= 0 or not self._may_go_on(self._pending):
-            end = re.match(rf"\s*{re.escape(self._format.end)}", self._pending)
+            end = self._format.end and re.match(rf"\s*{re.escape(self._format.end)}", self._pending)
             self._pending = self._pending[end.end() :] if end else self._pending
             self._at = _At.TEXT if self._format.begin else _At.PROSE
 
