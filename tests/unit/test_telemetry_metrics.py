@@ -15,6 +15,7 @@ OUTCOME = RequestOutcome(
     tpot_s=0.004,
     queue_s=0.001,
     prompt_tokens=11,
+    cached_tokens=8,
     completion_tokens=9,
     drafted_tokens=21,
     admitted_tokens=9,
@@ -42,6 +43,8 @@ def test_a_finished_request_is_counted_once_everywhere() -> None:
     ]
     assert by_position == [2, 2, 1, None]
     assert value(metrics, "generation_tokens_total", **pro) == 9
+    assert value(metrics, "prefix_cache_queries_total", **pro) == 11
+    assert value(metrics, "prefix_cache_hits_total", **pro) == 8
     assert value(metrics, "cost_usd_total", tenant="acme", **pro) == 0.25
     assert value(metrics, "time_to_first_token_seconds_sum", **pro) == 0.03
     assert value(metrics, "time_per_output_token_seconds_count", **pro) == 1

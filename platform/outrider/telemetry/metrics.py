@@ -49,6 +49,8 @@ class Metrics:
         self._cost = self._counter("cost_usd", "Money charged at list prices.", "tenant")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens processed.")
         self._generation = self._counter("generation_tokens", "Tokens generated.")
+        self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
+        self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens whose computation was taken over.")
         self._drafts = self._counter("spec_decode_num_drafts", "Rounds that verified at least one draft token.")
         self._draft_tokens = self._counter("spec_decode_num_draft_tokens", "Draft tokens proposed.")
         self._admitted = self._counter("spec_decode_num_admitted_tokens", "Draft tokens verified.")
@@ -77,6 +79,8 @@ class Metrics:
         self._cost.labels(model, event.tenant).inc(outcome.cost_usd)
         self._prompt.labels(model).inc(outcome.prompt_tokens)
         self._generation.labels(model).inc(outcome.completion_tokens)
+        self._prefix_queries.labels(model).inc(outcome.prompt_tokens)
+        self._prefix_hits.labels(model).inc(outcome.cached_tokens)
         if outcome.finish_reason is not None:
             self._e2e.labels(model).observe(outcome.e2e_s)
         for histogram, value in (
