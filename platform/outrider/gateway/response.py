@@ -97,9 +97,11 @@ class GenerationResponse(Response):
         if index in self._unopened:
             self._unopened.discard(index)
             parts.append(wire.opening(index))
-        if piece.text or piece.calls or piece.logprobs:
+        if piece.calls or piece.logprobs:
             calls, logprobs = self._shapes.calls(piece.calls), self._shapes.logprobs(piece)
-            parts.append(wire.delta(index, piece.text, calls=calls, logprobs=logprobs, usage=running))
+            parts.append(wire.delta(index, piece.text, calls, logprobs, running))
+        elif piece.text:
+            parts.append(wire.text(index, piece.text, running))
         if piece.finish is not None:
             parts.append(wire.finish(index, piece.finish, running))
             self._unended -= 1

@@ -48,32 +48,30 @@ class Wire:
     prefix: str
     chunk_object: str
     body_object: str
+    text_open: bytes
+    text_close: bytes
 
     def __init__(self, answer: Answer, choices: int, *, null_usage: bool) -> None:
         self._answer = answer
         self._null_usage = b',"usage":null' if null_usage else b""
         self._head = b"data: " + self._envelope(self.chunk_object)[:-1] + b',"choices":['
         self._opens = [b'%s{"index":%d,' % (self._head, index) for index in range(choices)]
+        self._text_opens = [opened + self.text_open for opened in self._opens]
 
     def opening(self, index: int) -> bytes:
         """What a choice's stream begins with, before any text."""
         return b""
 
+    def text(self, index: int, text: str, usage: bytes | None = None) -> bytes:
+        """One event with text; `usage` is the running usage of a client that asked for it in every chunk."""
+        return b"".join((self._text_opens[index], _encode(text), self.text_close, self._usage(usage), b"}\n\n"))
+
     def delta(
-        self,
-        index: int,
-        text: str,
-        *,
-        calls: Sequence[dict[str, Any]] = (),
-        logprobs: object = None,
-        usage: bytes | None = None,
+        self, index: int, text: str, calls: Sequence[dict[str, Any]], logprobs: object, usage: bytes | None = None
     ) -> bytes:
-        """One event with what a choice gained; `usage` is the running usage of a client that asked for it."""
-        told = b"null" if logprobs is None else _encode(logprobs)
-        return b"".join(
-            (self._opens[index], self._gain(text, calls), b',"logprobs":', told, b',"finish_reason":null}]',
-             self._usage(usage), b"}\n\n")
-        )  # fmt: skip
+        """One event with whatever a choice gained."""
+        middle = b',"logprobs":' + _encode(logprobs) + b',"finish_reason":null}]'
+        return b"".join((self._opens[index], self._gain(text, calls), middle, self._usage(usage), b"}\n\n"))
 
     def finish(self, index: int, reason: str, usage: bytes | None = None) -> bytes:
         """The event that says why a choice ended."""
@@ -118,16 +116,16 @@ class ChatWire(Wire):
     prefix = "chatcmpl-"
     chunk_object = "chat.completion.chunk"
     body_object = "chat.completion"
+    text_open = b'"delta":{"content":'
+    text_close = b'},"logprobs":null,"finish_reason":null}]'
 
     def opening(self, index: int) -> bytes:
         delta = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         return b"".join((self._opens[index], delta, self._null_usage, b"}\n\n"))
 
     def _gain(self, text: str, calls: Sequence[dict[str, Any]]) -> bytes:
-        if not calls:
-            return b"".join((b'"delta":{"content":', _encode(text), b"}")) if text else b'"delta":{}'
-        content = {"content": text} if text else {}
-        return b'"delta":' + _encode({**content, "tool_calls": calls})
+        delta = ({"content": text} if text else {}) | ({"tool_calls": calls} if calls else {})
+        return b'"delta":' + _encode(delta)
 
     def _choice(self, index: int, choice: WrittenChoice) -> dict[str, object]:
         message: dict[str, object] = {"role": "assistant", "content": choice.text, "refusal": None}
@@ -142,6 +140,8 @@ class CompletionWire(Wire):
     prefix = "cmpl-"
     chunk_object = "text_completion"
     body_object = "text_completion"
+    text_open = b'"text":'
+    text_close = b',"logprobs":null,"finish_reason":null}]'
 
     def _gain(self, text: str, calls: Sequence[dict[str, Any]]) -> bytes:
         return b'"text":' + _encode(text)
