@@ -1,4 +1,4 @@
-"""The whole platform, as `make serve` starts it, under an OpenAI client: one start for all tests of this file."""
+"""The whole platform under an OpenAI client: answers, and what happens when a part of it dies."""
 
 from __future__ import annotations
 
@@ -6,32 +6,20 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from support.platform_process import DEMO_KEY, PlatformProcess, running, until
+from support.platform_process import DEMO_KEY, PlatformProcess, until
 
-CONFIG = os.environ.get("OUTRIDER_E2E_CONFIG", "deployments/outrider_deployments/configs/local.yaml")
 QUESTION: Any = [{"role": "user", "content": "What is 12 + 30?"}]
 MODELS = ("flash", "pro")
 UNKNOWN_MODEL = b'{"model": "nope", "messages": [{"role": "user", "content": "x"}]}'
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[PlatformProcess]:
-    with running("--config", CONFIG) as platform:
-        yield platform
-
-
-@pytest.fixture(scope="module")
-def client(platform: PlatformProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{platform.url}/v1", api_key=DEMO_KEY, max_retries=0, timeout=120)
 
 
 def _long(client: openai.OpenAI, model: str, tokens: int = 600) -> Any:
