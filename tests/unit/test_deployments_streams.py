@@ -19,6 +19,7 @@ from outrider.types import (
     RequestSummary,
     SamplingParams,
     TokenChunk,
+    TokenLogprob,
 )
 from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.token_channel import TokenPublisher
@@ -188,6 +189,27 @@ async def test_rounds_a_slow_reader_missed_come_as_one_chunk(target: Target, ups
     await target.emit(("r1", TokenChunk((7,), finish=FinishReason.LENGTH, summary=SUMMARY)))
     await target.until(lambda: arrived.qsize() == 2)
     assert [chunk async for chunk in stream] == [TokenChunk((5, 6, 7), finish=FinishReason.LENGTH, summary=SUMMARY)]
+
+
+async def test_merged_rounds_keep_every_log_probability(target: Target, upstream: ServeUpstream) -> None:
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    await target.until(lambda: "r1" in upstream._streams)
+    entries = tuple(TokenLogprob(token, -0.1 * token, ((token, -0.1 * token),)) for token in range(3))
+    arrived = upstream._streams["r1"]
+    arrived.put_nowait(TokenChunk((0,), logprobs=entries[:1], prompt_logprobs=(None, entries[2])))
+    arrived.put_nowait(TokenChunk((1, 2), logprobs=entries[1:]))
+    assert await first == TokenChunk((0, 1, 2), logprobs=entries, prompt_logprobs=(None, entries[2]))
+    await stream.aclose()
+
+
+async def test_log_probabilities_cross_the_channel(target: Target, upstream: ServeUpstream) -> None:
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    entry = TokenLogprob(4, -1.5, ((4, -1.5), (9, -2.0)))
+    await target.emit(("r1", chunk := TokenChunk((4,), logprobs=(entry,), prompt_logprobs=(None, entry))))
+    assert await first == chunk
+    await stream.aclose()
 
 
 async def test_tokens_before_an_error_are_delivered_and_none_after_it(target: Target, upstream: ServeUpstream) -> None:
