@@ -48,6 +48,8 @@ def rounds(draw: st.DrawFn) -> DraftRound:
         *(draw(ints(proposals)) for _ in range(3)),
         *(draw(floats(proposals)) for _ in range(2)),
         *(draw(ints(proposals)) for _ in range(2)),
+        draw(ints(draw(st.sampled_from((0, proposals))))),
+        draw(floats(draw(st.sampled_from((0, proposals))))),
     )
 
 

@@ -58,6 +58,7 @@ def test_every_exported_name_exists_and_is_sorted() -> None:
 
 def test_good_rounds_pass() -> None:
     check(a_round())
+    check(replace(a_round(), top_k=ints(0, 40), min_p=torch.tensor([0.0, 1.0])))
     check(DraftRound(epoch=7, round=2))
     check(DraftRound(epoch=7, round=2, frees=(1, 2)))
     check_round(replace(a_round(), rows=torch.zeros(4, 0)), vocab_size=VOCAB, row_size=0, context_tokens=CONTEXT)
@@ -97,6 +98,13 @@ def test_good_rounds_pass() -> None:
         {"temperature": torch.tensor([0.0, 1.0], dtype=torch.float64)},
         {"top_p": torch.tensor([1.1, 1.0])},
         {"top_p": torch.tensor([1.0, torch.nan])},
+        {"top_k": ints(0, -1)},
+        {"top_k": ints(3)},
+        {"top_k": torch.zeros(2)},
+        {"min_p": torch.tensor([0.0, 1.5])},
+        {"min_p": torch.tensor([0.0, torch.nan])},
+        {"min_p": torch.tensor([0.1])},
+        {"min_p": torch.zeros(2, dtype=torch.float64)},
         {"seeds": ints(1)},
         {"choices": torch.zeros(2)},
     ],

@@ -86,15 +86,7 @@ def chance_logit(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def placed(sampling: RowSampling, beside: Tensor) -> RowSampling:
     """The same parameters on the device of `beside`."""
-    device = beside.device
-    return RowSampling(
-        sampling.temperature.to(device),
-        sampling.top_p.to(device),
-        sampling.seeds.to(device),
-        sampling.choices.to(device),
-        sampling.random,
-        sampling.nucleus,
-    )
+    return sampling.to(beside.device)
 
 
 def block_noise(sampling: RowSampling, positions: Tensor, vocab: int) -> Tensor | None:

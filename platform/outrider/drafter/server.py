@@ -158,4 +158,6 @@ def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:
         message.choices[order],
         random=random,
         nucleus=random and bool((hot & (top_p < 1)).any()),
+        top_k=message.top_k[order] if len(message.top_k) else None,
+        min_p=message.min_p[order] if len(message.min_p) else None,
     )

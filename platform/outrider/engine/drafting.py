@@ -153,6 +153,8 @@ class Drafting:
             top_p=sampling.top_p,
             seeds=sampling.seeds,
             choices=sampling.choices,
+            top_k=_ints([]) if sampling.top_k is None else sampling.top_k,
+            min_p=torch.empty(0) if sampling.min_p is None else sampling.min_p,
         )
 
 

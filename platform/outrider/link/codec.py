@@ -86,6 +86,8 @@ _ROUND_TENSORS: Final[dict[str, torch.dtype]] = {
     "top_p": torch.float32,
     "seeds": torch.int64,
     "choices": torch.int64,
+    "top_k": torch.int64,
+    "min_p": torch.float32,
 }
 _BLOCK_TENSORS: Final[dict[str, torch.dtype]] = {"tokens": torch.int64, "confidence_logits": torch.float32}
 

@@ -78,7 +78,7 @@ class DraftRound:
     append_tokens: int64 [n], the token ids at those positions. A drafter that reads them alone gets rows [n, 0].
     propose_keys, anchors, positions: int64 [np]; the anchor stands at position s, s rows must be held.
     temperature, top_p (fp32), seeds, choices (int64): [np], how each proposing row samples; temperature 0 is
-        greedy.
+        greedy. top_k (int64) and min_p (fp32) are as long, or empty when no row has such a cut.
     """
 
     epoch: int
@@ -96,6 +96,8 @@ class DraftRound:
     top_p: Tensor = field(default_factory=_no_floats)
     seeds: Tensor = field(default_factory=_no_ints)
     choices: Tensor = field(default_factory=_no_ints)
+    top_k: Tensor = field(default_factory=_no_ints)
+    min_p: Tensor = field(default_factory=_no_floats)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +189,17 @@ def check_round(message: DraftRound, *, vocab_size: int, row_size: int, context_
         raise LinkError("a temperature of a round is negative or not finite")
     if not all(0.0 <= top_p <= 1.0 for top_p in message.top_p.tolist()):
         raise LinkError("a top_p of a round is outside [0, 1]")
+    _check_cuts(message)
+
+
+def _check_cuts(message: DraftRound) -> None:
+    for what, column, dtype in (("top_k", message.top_k, torch.int64), ("min_p", message.min_p, torch.float32)):
+        if column.dtype != dtype or column.shape not in ((0,), message.propose_keys.shape):
+            raise LinkError(f"the {what} of a round is neither empty nor one {dtype} for each proposal")
+    if not all(top_k >= 0 for top_k in message.top_k.tolist()):
+        raise LinkError("a top_k of a round is negative")
+    if not all(0.0 <= min_p <= 1.0 for min_p in message.min_p.tolist()):
+        raise LinkError("a min_p of a round is outside [0, 1]")
 
 
 def check_block(block: DraftBlock, sent: DraftRound, *, block_size: int, vocab_size: int) -> None:
