@@ -4,6 +4,7 @@
     ├── RequestError                    the tenant's request is at fault; nothing was run
     │   ├── InvalidRequest              400  a field is missing, of a wrong type, or out of range
     │   ├── UnsupportedParameter        400  a parameter of OpenAI's API that this endpoint does not serve
+    │   ├── NothingAllowed              400  what a request forbids left no token to go on with; its stream ended there
     │   ├── ContextLengthExceeded       400  prompt plus requested tokens do not fit the context
     │   ├── InvalidKey                  401  no key, an unknown key, or a revoked one
     │   ├── ModelNotAllowed             403  the tenant's policy does not grant the model
@@ -72,6 +73,7 @@ __all__ = [
     "NoFeasibleRoute",
     "NotEnoughDisk",
     "NotReady",
+    "NothingAllowed",
     "OutOfBlocks",
     "OutputNotWritable",
     "OutriderError",
@@ -131,6 +133,12 @@ class UnsupportedParameter(RequestError):
     """A parameter of OpenAI's API that this endpoint does not serve, set to more than its neutral value."""
 
     code = "unsupported_parameter"
+
+
+class NothingAllowed(RequestError):
+    """Constraint, bias and `min_tokens` of a request together left no token that may come next."""
+
+    code = "nothing_allowed"
 
 
 class ContextLengthExceeded(RequestError):

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.speculation import CoupledRule, RowSampling, choose
+from outrider.engine.penalties import Penalties
+from outrider.speculation import CoupledRule, RowSampling
+from outrider.types import SamplingParams
 from support.engines import make_engine, request, run
 from support.statistics import chi_square, exact_joint
 from support.tiny import TinyPair, make_drafter, make_target, reference
@@ -29,21 +31,11 @@ HONEST = 1e-3
 CAUGHT = 1e-6
 
 
-class RepeatPenalty:
-    """Takes 3 off the logit of the token before: the smallest processor that depends on history."""
-
-    def __call__(self, logits: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
-        last = torch.tensor([prefix[-1] for prefix in prefixes])
-        return logits.scatter_add(1, last[:, None], torch.full((len(prefixes), 1), -3.0))
-
-
 class PositionBlindNoise(CoupledRule):
     """Mistake: the target's noise is keyed by seed and choice alone."""
 
-    def choose(
-        self, logits: Tensor, rows: RowSampling, positions: Tensor, prefixes: Sequence[Sequence[int]] | None
-    ) -> list[int]:
-        return super().choose(logits, rows, torch.zeros_like(positions), prefixes)
+    def choose(self, logits: Tensor, rows: RowSampling, positions: Tensor) -> list[int]:
+        return super().choose(logits, rows, torch.zeros_like(positions))
 
 
 class EmitsTheDraft(CoupledRule):
@@ -54,19 +46,6 @@ class EmitsTheDraft(CoupledRule):
         if accepted < len(drafted):
             emitted[-1] = drafted[accepted]
         return emitted, accepted
-
-
-class DraftBlindProcessors(CoupledRule):
-    """Mistake: every row of a block is processed with the committed tokens as its history."""
-
-    def choose(
-        self, logits: Tensor, rows: RowSampling, positions: Tensor, prefixes: Sequence[Sequence[int]] | None
-    ) -> list[int]:
-        assert prefixes is not None
-        committed: dict[int, Sequence[int]] = {}
-        for seed, prefix in zip(rows.seeds.tolist(), prefixes, strict=True):
-            committed.setdefault(seed, prefix)
-        return choose(self.processors[0](logits, [committed[seed] for seed in rows.seeds.tolist()]), rows, positions)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +61,7 @@ def stock_small(small: TinyPair) -> Any:
     return reference(small.target)
 
 
-def draw(small: TinyPair, rule: CoupledRule | None = None, **sampling: float) -> tuple[NDArray[np.int64], float, float]:
+def draw(small: TinyPair, rule: CoupledRule | None = None, **sampling: Any) -> tuple[NDArray[np.int64], float, float]:
     """First three tokens of many seeds [N, 3], the share that took two decode rounds or more for them, and τ."""
     engine = make_engine(
         small.target,
@@ -106,38 +85,70 @@ def draw(small: TinyPair, rule: CoupledRule | None = None, **sampling: float) ->
     return samples, several / SAMPLES, emitted / rounds
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
+SURFACE: list[dict[str, Any]] = [
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_p": 0.8},
+    {"temperature": 1.3, "top_k": 5},
+    {"temperature": 1.2, "min_p": 0.15},
+    {"repetition_penalty": 1.6},
+    {"presence_penalty": 1.2, "frequency_penalty": -0.9},
+    {"logit_bias": ((2, 1.5), (6, -2.0))},
+    {
+        "temperature": 0.9,
+        "top_k": 6,
+        "top_p": 0.95,
+        "min_p": 0.02,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.8,
+        "logit_bias": ((1, 0.7),),
+    },
+]
+
+
+def exact(stock: Any, sampling: dict[str, Any]) -> NDArray[np.float64]:
+    return exact_joint(stock, PROMPT, 3, SamplingParams(4, **{"temperature": 1.0, **sampling}))
+
+
+@pytest.mark.parametrize("sampling", SURFACE, ids=lambda sampling: "+".join(sampling))
 def test_output_follows_the_targets_joint_distribution(
-    small: TinyPair, stock_small: Any, sampling: dict[str, float], record_property: Record
+    small: TinyPair, stock_small: Any, sampling: dict[str, Any], record_property: Record
 ) -> None:
     samples, several, tau = draw(small, **sampling)
     assert several > 0.2
     assert tau > 1.3
-    p = chi_square(samples, exact_joint(stock_small, PROMPT, 3, **sampling))
+    p = chi_square(samples, exact(stock_small, sampling))
     record_property("p", p)
     assert p > HONEST
 
 
-def test_output_with_a_processor_follows_the_processed_distribution(
-    small: TinyPair, stock_small: Any, record_property: Record
-) -> None:
-    penalty = RepeatPenalty()
-    samples, several, _ = draw(small, CoupledRule((penalty,)))
-    p = chi_square(samples, exact_joint(stock_small, PROMPT, 3, processors=(penalty,)))
-    record_property("p", p)
-    assert several > 0.2
-    assert p > HONEST
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [PositionBlindNoise(), EmitsTheDraft(), DraftBlindProcessors((RepeatPenalty(),))],
-    ids=lambda rule: type(rule).__name__,
-)
+@pytest.mark.parametrize("rule", [PositionBlindNoise(), EmitsTheDraft()], ids=lambda rule: type(rule).__name__)
 def test_a_realistic_mistake_is_caught(
     small: TinyPair, stock_small: Any, rule: CoupledRule, record_property: Record
 ) -> None:
     samples, _, _ = draw(small, rule)
-    p = chi_square(samples, exact_joint(stock_small, PROMPT, 3, processors=rule.processors))
+    p = chi_square(samples, exact(stock_small, {}))
+    record_property("p", p)
+    assert p < CAUGHT
+
+
+@pytest.mark.parametrize("sampling", [SURFACE[-1], {"frequency_penalty": 1.5}], ids=["all", "frequency"])
+def test_penalties_blind_to_the_draft_are_caught(
+    small: TinyPair,
+    stock_small: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    sampling: dict[str, Any],
+    record_property: Record,
+) -> None:
+    """The mistake: every row of a block is processed with the committed tokens as its history."""
+    aware = Penalties.apply
+
+    def blind(self: Penalties, logits: NDArray[np.float32], draft: Sequence[int]) -> None:
+        for row in range(len(draft) + 1):
+            aware(self, logits[row : row + 1], [])
+
+    monkeypatch.setattr(Penalties, "apply", blind)
+    samples, _, _ = draw(small, **sampling)
+    p = chi_square(samples, exact(stock_small, sampling))
     record_property("p", p)
     assert p < CAUGHT

@@ -11,35 +11,25 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2
 from torch import Tensor
-from transformers.generation.logits_process import TopPLogitsWarper
 
-from outrider.speculation import LogitsProcessor
+from outrider.types import SamplingParams
+from support.surface import row_probs, shaped
 
 __all__ = ["chi_square", "exact_joint"]
 
 
 @torch.inference_mode()
-def exact_joint(
-    model: Any,
-    prompt: Sequence[int],
-    length: int,
-    *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    processors: Sequence[LogitsProcessor] = (),
-) -> NDArray[np.float64]:
-    """P(t₁…t_length | prompt) by enumeration, float64 [V]·length: stock transformers logits and nucleus."""
+def exact_joint(model: Any, prompt: Sequence[int], length: int, sampling: SamplingParams) -> NDArray[np.float64]:
+    """P(t₁…t_length | prompt) by enumeration, float64 [V]·length: stock transformers logits, processors and warpers."""
     vocab = model.config.vocab_size
     joint = torch.ones(1, dtype=torch.float64)
     for depth in range(length):
-        histories = [list(prompt) + list(tail) for tail in itertools.product(range(vocab), repeat=depth)]
-        logits = _logits(model, histories)
-        for processor in processors:
-            logits = processor(logits, histories)
-        logits = logits / temperature
-        if top_p < 1:
-            logits = TopPLogitsWarper(top_p)(None, logits)
-        joint = (joint[:, None] * torch.softmax(logits.double(), dim=-1)).reshape(-1)
+        outputs = list(itertools.product(range(vocab), repeat=depth))
+        logits = _logits(model, [[*prompt, *output] for output in outputs])
+        rows = [
+            row_probs(shaped(row, prompt, out, sampling), sampling) for row, out in zip(logits, outputs, strict=True)
+        ]
+        joint = (joint[:, None] * torch.stack(rows).double()).reshape(-1)
     return joint.reshape((vocab,) * length).numpy()
 
 

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "link": LEAVES,
     "speculation": LEAVES | {"scheduling", "kernels"},
     "drafter": LEAVES | {"speculation", "link", "kernels"},
-    "engine": LEAVES | {"scheduling", "speculation", "drafter", "link", "telemetry", "kernels"},
+    "engine": LEAVES | {"scheduling", "speculation", "drafter", "link", "telemetry", "text", "kernels"},
     "gateway": LEAVES | {"text", "policy", "routing", "accounting", "telemetry"},
     "demo_models": LEAVES,
     "training": LEAVES

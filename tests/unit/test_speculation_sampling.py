@@ -7,21 +7,19 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from outrider.speculation import RowSampling, choose, race, race_noise, token_probs
+from outrider.types import SamplingParams
+from support.surface import row_probs
 
 
 def logits(rows: int, vocab: int, spread: float = 3.0, seed: int = 0) -> Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def warped(row: Tensor, temperature: float, top_p: float) -> Tensor:
+def warped(row: Tensor, temperature: float, top_p: float, top_k: int = 0, min_p: float = 0.0) -> Tensor:
     """transformers' distribution of one row."""
-    scores = TemperatureLogitsWarper(temperature)(None, row[None]) if temperature != 1 else row[None]
-    if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)
-    return torch.softmax(scores, dim=-1)[0]
+    return row_probs(row, SamplingParams(1, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p))
 
 
 @pytest.mark.parametrize("vocab", [2, 97, 128, 129, 2048])
@@ -35,6 +33,44 @@ def test_equals_the_transformers_warpers(vocab: int, spread: float) -> None:
         torch.testing.assert_close(probs[row], warped(rows[row], temperature, top_p), rtol=1e-4, atol=1e-7)
         alone = token_probs(rows[row : row + 1], RowSampling.of([temperature], [top_p], [0], [0]))
         torch.testing.assert_close(probs[row], alone[0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("vocab", [2, 97, 129, 2048])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 6.0])
+def test_all_cuts_together_equal_the_transformers_warpers(vocab: int, spread: float) -> None:
+    grid = [
+        (t, p, k, m)
+        for t in (0.3, 1.0, 1.6)
+        for p in (0.5, 0.95, 1.0)
+        for k in (0, 1, 3, 127, 128, 500, 5000)
+        for m in (0.0, 0.02, 0.3, 1.0)
+    ]
+    rows = logits(len(grid), vocab, spread)
+    columns = [list(column) for column in zip(*grid, strict=True)]
+    zeros = [0] * len(grid)
+    probs = token_probs(rows, RowSampling.of(columns[0], columns[1], zeros, zeros, columns[2], columns[3]))
+    for row, (temperature, top_p, top_k, min_p) in enumerate(grid):
+        wanted = warped(rows[row], temperature, top_p, top_k, min_p)
+        torch.testing.assert_close(probs[row], wanted, rtol=1e-4, atol=1e-7)
+        alone = token_probs(rows[row : row + 1], RowSampling.of([temperature], [top_p], [0], [0], [top_k], [min_p]))
+        torch.testing.assert_close(probs[row], alone[0], rtol=1e-5, atol=1e-8)
+
+
+def test_cuts_of_a_greedy_row_change_nothing_and_are_not_carried() -> None:
+    greedy = RowSampling.of([0.0, 0.0], [1.0, 1.0], [0, 0], [0, 0], [5, 1], [0.3, 0.0])
+    assert greedy.top_k is None
+    assert greedy.min_p is None
+    mixed = RowSampling.of([0.0, 1.0], [1.0, 1.0], [0, 0], [0, 0], [1, 2], [0.5, 0.0])
+    rows = logits(2, 9)
+    probs = token_probs(rows, mixed)
+    torch.testing.assert_close(probs[0], torch.softmax(rows[0], -1))
+    assert int((probs[1] > 0).sum()) == 2
+
+
+def test_the_coldest_temperature_chooses_the_most_probable_token() -> None:
+    rows = logits(64, 50) * 1e3
+    sampling = RowSampling.of([1e-40] * 64, [1.0] * 64, range(64), [0] * 64)
+    assert torch.equal(choose(rows, sampling, torch.arange(64)), rows.argmax(1))
 
 
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:

@@ -18,19 +18,21 @@ import torch
 from outrider.engine.batch import FlatBatch
 from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
+from outrider.engine.constraints import ConstrainedText, Constraints
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import AcceptanceMeter, Smoothed
 from outrider.engine.memory import Memory
-from outrider.engine.plan import Plan, flatten
+from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
+from outrider.engine.shaping import NOTHING_ALLOWED, Shaping
 from outrider.engine.target import TargetModel
-from outrider.errors import CurveError, Overloaded
+from outrider.errors import CurveError, NothingAllowed, Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import StepCostCurve
 from outrider.speculation import CoupledRule
-from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk, TokenLogprob
+from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
 __all__ = ["Chunks", "Engine", "RoundTimes"]
 
@@ -39,6 +41,7 @@ _log = logging.getLogger(__name__)
 Chunks = list[tuple[str, TokenChunk]]
 
 NOTHING = TokenChunk(())
+_NOTHING_ALLOWED = "constraint, end tokens and min_tokens leave no token that may come next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Engine:
         self.target = target
         self.settings = settings
         self._chooser = Chooser(rule or CoupledRule())
+        self._constraints = Constraints(target.directory)
         self.curve = curve
         self._profile = profile
         self._profiled = target.step_kind
@@ -96,11 +100,33 @@ class Engine:
         return min(self.target.context_tokens, self.settings.kv_blocks * self.settings.block_size)
 
     def submit(self, request: GenerationRequest) -> None:
-        """Queue a request. Raises what `check_request` does, and Overloaded when the queue is full."""
+        """Queue a request. Raises what `check_request` and `prepare` do, and Overloaded when the queue is full."""
         check_request(request, self.target.vocab_size, self.context_tokens)
         if len(self.queue) >= self.settings.max_queued_requests:
             raise Overloaded(f"{len(self.queue)} requests are queued for {self.settings.model}", retry_after_s=1.0)
-        self.queue.append(Sequence(request, next(self._keys), time.monotonic(), list(request.prompt_token_ids)))
+        sequence = Sequence(request, next(self._keys), time.monotonic(), list(request.prompt_token_ids))
+        sequence.shaping = self._shaping(request)
+        self.queue.append(sequence)
+
+    def prepare(self, request: GenerationRequest) -> None:
+        """Compile what a request's output must match, so that `submit` finds it done; any thread may call this.
+
+        Raises InvalidRequest where the constraint cannot be kept, MissingExtra without the library that keeps it.
+        """
+        if request.sampling.constraint is not None:
+            self._constraints.compile(request.sampling.constraint)
+
+    def _shaping(self, request: GenerationRequest) -> Shaping | None:
+        ends, constraint = self._ends(request), request.sampling.constraint
+        text = None
+        if constraint is not None:
+            text = ConstrainedText(self._constraints.compile(constraint).matcher(), ends)
+        return Shaping.of(request.sampling, request.prompt_token_ids, ends, text)
+
+    def _ends(self, request: GenerationRequest) -> set[int]:
+        """The tokens that end a stream."""
+        own = () if request.sampling.ignore_eos else self.target.eos_token_ids
+        return {*own, *request.sampling.stop_token_ids}
 
     def cancel(self, request_id: str) -> Chunks:
         """End a request now, queued or running; unknown ones are ignored."""
@@ -138,8 +164,8 @@ class Engine:
         if plan.empty:
             return []
         scheduled = time.perf_counter()
-        batch, owners = flatten(plan, self.target.device)
-        chosen = self._run(plan, batch, owners)
+        batch, rows = flatten(plan, self.target.device)
+        chosen = self._run(plan, batch, rows)
         ran = time.perf_counter()
         chunks = self._commit(plan, chosen)
         self._account(plan, len(batch.token_ids), started, scheduled, ran)
@@ -229,13 +255,13 @@ class Engine:
     # run
 
     @torch.inference_mode()
-    def _run(self, plan: Plan, batch: FlatBatch, owners: list[int]) -> Choices:
-        """The target's own choice at every logit row."""
+    def _run(self, plan: Plan, batch: FlatBatch, rows: LogitRows) -> Choices:
+        """The target's own choice wherever one is due."""
         logits = self.target.forward(batch, self.cache)
         if logits is None or batch.logit_rows is None:
             return Choices([])
         chosen_at = batch.positions.index_select(0, batch.logit_rows) + 1
-        return self._chooser.choose(plan, owners, chosen_at.cpu(), logits.cpu())
+        return self._chooser.choose(plan, rows, chosen_at.cpu(), logits.cpu())
 
     # commit
 
@@ -244,10 +270,8 @@ class Engine:
         now = time.monotonic()
         row = 0
         for sequence, draft in plan.decoding:
-            rows = slice(row, row + len(draft) + 1)
-            row = rows.stop
-            emitted, accepted = self._chooser.rule.emit(draft, chosen.tokens[rows])
-            chunks.append(self._extend(sequence, emitted, chosen.logprobs[rows], len(draft), accepted))
+            chunks.append(self._extend(sequence, chosen, row, draft, len(draft)))
+            row += len(draft) + 1
         for sequence, length in plan.prefill:
             sequence.num_computed += length
             if sequence.num_computed < len(sequence.tokens):
@@ -256,10 +280,8 @@ class Engine:
             resumed = sequence.first_token_s is not None
             if not resumed:
                 sequence.first_token_s = now
-            rows = slice(row, row + 1)
-            row = rows.stop
-            admitted = 0 if resumed else None
-            chunks.append(self._extend(sequence, chosen.tokens[rows], chosen.logprobs[rows], admitted, 0))
+            chunks.append(self._extend(sequence, chosen, row, [], 0 if resumed else None))
+            row += 1
         self._say_farewells()
         return chunks
 
@@ -269,38 +291,48 @@ class Engine:
             self.drafting.flush()
 
     def _extend(
-        self,
-        sequence: Sequence,
-        emitted: list[int],
-        logprobs: tuple[TokenLogprob, ...],
-        admitted: int | None,
-        accepted: int,
+        self, sequence: Sequence, chosen: Choices, first_row: int, draft: list[int], admitted: int | None
     ) -> tuple[str, TokenChunk]:
-        """Commit a round's tokens to a sequence; an end token inside the run cuts it there. No depth: no round.
+        """Commit a round's tokens to a sequence, up to what ends it. No depth: no round.
 
-        After the cut `num_computed` is one short of the tokens: rejected and cut positions are simply run again.
+        After a cut `num_computed` is one short of the tokens: rejected and cut positions are simply run again.
         """
-        sampling = sequence.request.sampling
-        ends = () if sampling.ignore_eos else self.target.eos_token_ids
-        for place, token in enumerate(emitted):
-            if token in ends or token in sampling.stop_token_ids:
-                emitted = emitted[: place + 1]
-                sequence.finish = FinishReason.STOP
-                break
+        rows = slice(first_row, first_row + len(draft) + 1)
+        emitted, accepted = self._chooser.rule.emit(draft, chosen.tokens[rows])
+        emitted, error = self._end(sequence, emitted)
         if admitted is not None:
             counted = min(accepted, len(emitted))
             tried = admitted if sequence.finish is None else min(admitted, len(emitted))
             sequence.rounds.append((tried, counted))
             self._acceptance.add(tried, counted)
+        told = sequence.prompt_logprobs if sequence.emitted == 0 and not sequence.reuses_prefix else ()
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
         self.memory.publish(sequence)
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
-        chunk = TokenChunk(tuple(emitted), logprobs=logprobs[: len(emitted)])
+        logprobs = chosen.told(first_row, len(emitted))
+        chunk = TokenChunk(tuple(emitted), error=error, logprobs=logprobs, prompt_logprobs=tuple(told))
         if sequence.finish is None:
             return sequence.request.request_id, chunk
         return self._retire(sequence, chunk)
+
+    def _end(self, sequence: Sequence, emitted: list[int]) -> tuple[list[int], str | None]:
+        """What of a round's tokens is left when something in them ends the sequence, and the error if one does."""
+        error = None
+        if emitted[-1] < 0:
+            failed = emitted[-1] == NOTHING_ALLOWED
+            sequence.finish = FinishReason.ERROR if failed else FinishReason.STOP
+            error = f"{NothingAllowed.code}: {_NOTHING_ALLOWED}" if failed else None
+            emitted = emitted[:-1]
+        ends = self._ends(sequence.request)
+        last = next((place for place, token in enumerate(emitted, start=1) if token in ends), None)
+        if last is None and sequence.shaping is not None:
+            last = sequence.shaping.add(emitted)
+        if last is not None:
+            sequence.finish = FinishReason.STOP
+            return emitted[:last], None
+        return emitted, error
 
     def _retire(self, sequence: Sequence, gained: TokenChunk = NOTHING) -> tuple[str, TokenChunk]:
         """Free everything a finished sequence holds and make its last chunk."""

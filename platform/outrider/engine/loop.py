@@ -89,7 +89,11 @@ class EngineLoop:
         return self._snapshot
 
     def submit(self, request: GenerationRequest) -> None:
-        """Queue a request; raises what `Engine.submit` raises, or NotReady when the loop is closed."""
+        """Queue a request; raises what `Engine.submit` raises, or NotReady when the loop is closed.
+
+        A constraint is compiled here, on the caller's thread: rounds do not wait for it.
+        """
+        self._engine.prepare(request)
         self._call(lambda: self._engine.submit(request))
 
     def cancel(self, request_id: str) -> None:

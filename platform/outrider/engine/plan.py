@@ -11,7 +11,9 @@ from outrider.engine.batch import FlatBatch
 from outrider.engine.sequence import Sequence
 from outrider.speculation import RowSampling
 
-__all__ = ["Plan", "flatten", "row_sampling"]
+__all__ = ["LogitRows", "Plan", "flatten", "row_sampling"]
+
+NO_DRAFT: list[int] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,23 @@ class Plan:
         """Whether there is nothing to compute."""
         return not self.decoding and not self.prefill
 
-    def prefixes(self) -> list[list[int]]:
-        """The tokens before each logit row's choice: a draft's rows see the draft."""
-        decoding = [s.tokens + draft[:k] for s, draft in self.decoding for k in range(len(draft) + 1)]
-        return decoding + [s.tokens for s, length in self.prefill if s.num_computed + length == len(s.tokens)]
+    def chosen(self) -> list[tuple[Sequence, list[int]]]:
+        """Who has a token chosen, in the order of the rows, with the draft: one row more than it has tokens."""
+        ends = [(s, NO_DRAFT) for s, length in self.prefill if s.num_computed + length == len(s.tokens)]
+        return self.decoding + ends
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRows:
+    """What the batch's logit rows are for, by their place among them.
+
+    chosen: where a token is chosen; owners: the sampling row of each of those; prompt: (sequence, first row, count) of
+    prompt tokens whose log-probability is asked for.
+    """
+
+    chosen: list[int]
+    owners: list[int]
+    prompt: list[tuple[Sequence, int, int]]
 
 
 def row_sampling(sequences: list[Sequence]) -> RowSampling:
@@ -46,38 +61,47 @@ def row_sampling(sequences: list[Sequence]) -> RowSampling:
         [r.sampling.top_p for r in requests],
         [r.sampling.seed for r in requests],
         [r.choice_index for r in requests],
+        [r.sampling.top_k for r in requests],
+        [r.sampling.min_p for r in requests],
     )
 
 
-def flatten(plan: Plan, device: torch.device) -> tuple[FlatBatch, list[int]]:
-    """The flat batch of a plan, and for every logit row the sampling row it belongs to.
+def flatten(plan: Plan, device: torch.device) -> tuple[FlatBatch, LogitRows]:
+    """The flat batch of a plan, and what its logit rows are for.
 
-    A decoding sequence wants logits of its anchor and of every draft token, a prompt only of its last token.
+    A decoding sequence wants logits of its anchor and of every draft token, a prompt of its last token, and of those
+    before it only where their log-probabilities are asked for.
     """
     tokens: list[int] = []
     positions: list[int] = []
     spans: list[Span] = []
     logit_rows: list[int] = []
-    owners: list[int] = []
+    rows = LogitRows([], [], [])
     for row, (sequence, draft) in enumerate(plan.decoding):
         start, length = sequence.num_computed, 1 + len(draft)
         logit_rows.extend(range(len(tokens), len(tokens) + length))
-        owners.extend([row] * length)
+        rows.owners.extend([row] * length)
         tokens += [sequence.tokens[-1], *draft]
         positions.extend(range(start, start + length))
         spans.append(Span(start, length, sequence.slots))
+    rows.chosen.extend(range(len(logit_rows)))
     for row, (sequence, length) in enumerate(plan.prefill, start=len(plan.decoding)):
         start = sequence.num_computed
+        told = sequence.prompt_rows(length)
+        if told:
+            rows.prompt.append((sequence, len(logit_rows), len(told)))
+            logit_rows.extend(range(len(tokens) + told.start - start, len(tokens) + told.stop - start))
         tokens += sequence.tokens[start : start + length]
         positions.extend(range(start, start + length))
         spans.append(Span(start, length, sequence.slots))
         if start + length == len(sequence.tokens):
+            rows.chosen.append(len(logit_rows))
+            rows.owners.append(row)
             logit_rows.append(len(tokens) - 1)
-            owners.append(row)
     batch = FlatBatch(
         torch.tensor(tokens, device=device),
         torch.tensor(positions, device=device),
         tuple(spans),
         torch.tensor(logit_rows, device=device) if logit_rows else None,
     )
-    return batch, owners
+    return batch, rows

@@ -16,6 +16,8 @@ __all__ = ["Planner"]
 
 _NEW_ROUNDS = 4
 """A request with fewer rounds than this has told the gate nothing of itself yet."""
+_PROMPT_ROWS = 64
+"""Prompt tokens of a step whose logits are kept: at a vocabulary of 150,000 each takes 0.6 MB, twice."""
 
 
 class Planner:
@@ -76,8 +78,12 @@ class Planner:
             budget = min(int(share * step_tokens), step_tokens - len(decoding))
             budget = max(budget, self._settings.block_size)
         chunks = []
+        rows = _PROMPT_ROWS
         for sequence in prefilling:
             length = min(len(sequence.tokens) - sequence.num_computed, budget)
+            if told := len(sequence.prompt_rows(length)):
+                length = min(length, rows)
+                rows -= min(told, rows)
             if length > 0:
                 chunks.append((sequence, length))
                 budget -= length
@@ -91,6 +97,9 @@ class Planner:
 
     def _cut(self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int) -> list[list[int]]:
         """A prefix of each block, admitted by Algorithm 1 on the whole round's cost."""
+        for row, sequence in enumerate(sequences):
+            if sequence.shaping is not None:
+                caps[row] = min(caps[row], sequence.shaping.admissible(proposals.tokens[row]))
         depths = algorithm1(
             proposals.survival,
             np.array(caps),

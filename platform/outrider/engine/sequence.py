@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from outrider.types import FinishReason, GenerationRequest, RequestSummary
+from outrider.engine.shaping import Shaping
+from outrider.types import FinishReason, GenerationRequest, RequestSummary, TokenLogprob
 
 __all__ = ["NO_SLOTS", "Sequence"]
 
@@ -23,7 +24,8 @@ class Sequence:
     key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position.
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
-    published: how many leading blocks others can find.
+    published: how many leading blocks others can find. shaping: what its logits go through, None for nothing;
+    prompt_logprobs: of the prompt's tokens so far, where asked for.
     """
 
     request: GenerationRequest
@@ -43,6 +45,8 @@ class Sequence:
     rounds: list[tuple[int, int]] = field(default_factory=list)
     drafted_tokens: int = 0
     finish: FinishReason | None = None
+    shaping: Shaping | None = None
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
 
     @property
     def prompt_tokens(self) -> int:
@@ -67,6 +71,13 @@ class Sequence:
     def reuses_prefix(self) -> bool:
         """Whether computed prompt rows may be skipped: not when their logits are wanted."""
         return self.request.sampling.prompt_logprobs is None
+
+    def prompt_rows(self, length: int) -> range:
+        """Positions of the next `length` whose logits tell a prompt token's probability that is not known yet."""
+        if self.request.sampling.prompt_logprobs is None:
+            return range(0)
+        first = max(self.num_computed, len(self.prompt_logprobs) - 1)
+        return range(first, min(self.num_computed + length, self.prompt_tokens - 1))
 
     @property
     def precedence(self) -> tuple[int, float, int]:

@@ -45,6 +45,7 @@ class TargetModel:
         self.projection = projection
         self.calibration = calibration
         self.eos_token_ids = eos_token_ids
+        self.directory: Path | None = None
         self.vocab_size: int = config.vocab_size
         self.hidden_size: int = config.hidden_size
         self.context_tokens: int = context_tokens(config)
@@ -99,7 +100,9 @@ class TargetModel:
             calibration = Calibration.find(drafter, projection.block_size)
         model = read_weights(directory, config, dtype).to(device).eval()
         ends = end_tokens(directory, config)
-        return cls(model, directory.name, ends, projection, calibration=calibration, stock=stock, compiled=compiled)
+        target = cls(model, directory.name, ends, projection, calibration=calibration, stock=stock, compiled=compiled)
+        target.directory = directory
+        return target
 
     @property
     def step_kind(self) -> str:

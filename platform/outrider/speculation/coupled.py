@@ -7,21 +7,12 @@ of the target under that seed, whatever the drafter, depth or scheduler (Daliri 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 from outrider.speculation.sampling import RowSampling, choose
 
-__all__ = ["CoupledRule", "LogitsProcessor", "accepted_length"]
-
-
-class LogitsProcessor(Protocol):
-    """Changes a row's logits by the tokens before it. Rows of a draft see the drafted tokens as history."""
-
-    def __call__(self, logits: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [n, V] for rows whose next token follows the given token ids (n of them)."""
+__all__ = ["CoupledRule", "accepted_length"]
 
 
 def accepted_length(drafted: Sequence[int], chosen: Sequence[int]) -> int:
@@ -37,21 +28,11 @@ def accepted_length(drafted: Sequence[int], chosen: Sequence[int]) -> int:
     return accepted
 
 
-@dataclass(frozen=True, slots=True)
 class CoupledRule:
-    """How the engine turns target logits into tokens; `processors` are applied in order before sampling."""
+    """How the engine turns target logits, already shaped by what each row's request asks, into tokens."""
 
-    processors: tuple[LogitsProcessor, ...] = ()
-
-    def choose(
-        self, logits: Tensor, rows: RowSampling, positions: Tensor, prefixes: Sequence[Sequence[int]] | None
-    ) -> list[int]:
-        """The target's own token for each row: logits [n, V], positions int64 [n] of the tokens being chosen.
-
-        prefixes are the n token histories, drafted tokens included; None when there is no processor.
-        """
-        for processor in self.processors:
-            logits = processor(logits, prefixes or ())
+    def choose(self, logits: Tensor, rows: RowSampling, positions: Tensor) -> list[int]:
+        """The target's own token for each row: logits [n, V], positions int64 [n] of the tokens being chosen."""
         return choose(logits, rows, positions).tolist()
 
     def emit(self, drafted: Sequence[int], chosen: Sequence[int]) -> tuple[list[int], int]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ class TextModel:
         """One more than the highest id that a token uses; ids from here to `vocab_size` mean nothing."""
         vocabulary: dict[str, int] = self._tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
         return 1 + max(vocabulary.values())
+
+    @property
+    def special_ids(self) -> Set[int]:
+        """Tokens that control and are not text."""
+        return self._special.ids
 
     def token_id(self, token: str) -> int | None:
         """The id of one token by its text, None when there is no such token."""
