@@ -84,7 +84,7 @@ class CompiledDraft:
         hidden, logits = step(rows, hidden=True)
         noise = block_noise(sampling, places + 1, logits.shape[1])
         head = self._native_head()
-        if head is not None and not sampling.nucleus:
+        if head is not None and not sampling.cuts:
             return head.draw(hidden, logits, anchors, noise, sampling.temperature)
         blocks = (count, gamma, -1)
         return draw_blocks(model, hidden.view(blocks), logits.view(blocks), anchors, sampling, noise)

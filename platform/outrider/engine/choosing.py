@@ -48,7 +48,7 @@ class Chooser:
         """
         if rows.prompt:
             _tell_prompt(rows, logits)
-            chosen = torch.tensor(rows.chosen)
+            chosen = torch.tensor(rows.chosen, dtype=torch.int64)
             logits, positions = logits.index_select(0, chosen), positions.index_select(0, chosen)
         if not rows.owners:
             return Choices([])

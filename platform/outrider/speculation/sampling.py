@@ -61,6 +61,11 @@ class RowSampling:
             min_p=torch.tensor(min_p, dtype=torch.float32) if cut_p else None,
         )
 
+    @property
+    def cuts(self) -> bool:
+        """Whether any row samples from less than the whole softmax."""
+        return self.nucleus or self.top_k is not None or self.min_p is not None
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> RowSampling:
         top_k, min_p = self.top_k, self.min_p
         return RowSampling(
@@ -95,7 +100,7 @@ def token_probs(logits: Tensor, rows: RowSampling) -> Tensor:
     """
     temperature = torch.where(rows.temperature > 0, rows.temperature.clamp(min=_COLDEST), 1.0)
     probs = torch.softmax(logits.float() / temperature[:, None], dim=-1)
-    if not rows.nucleus and rows.top_k is None and rows.min_p is None:
+    if not rows.cuts:
         return probs
     hot = (rows.temperature > 0)[:, None]
     if rows.nucleus or rows.top_k is not None:
