@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from outrider.errors import ContextLengthExceeded
 from outrider.gateway.asks import Ask, Prompt
-from outrider.gateway.constraints import json_schema
-from outrider.gateway.encoding import Encoded
+from outrider.gateway.encoding import Encoded, constraint_for
 from outrider.policy import ModelPolicy, Policy, Tenant
 from outrider.routing import RouteQuery, decide
 from outrider.text import TextModel
@@ -109,14 +108,10 @@ def engine_requests(
 
 
 def _sampling(ask: Ask, decision: Decision, text: TextModel) -> SamplingParams:
-    """With the output limit, and the grammar of a call that must come."""
-    sampling = replace(
+    """With what only the decision or the model's template says."""
+    return replace(
         ask.sampling,
         max_tokens=decision.max_tokens,
         min_tokens=min(ask.sampling.min_tokens, decision.max_tokens),
+        constraint=constraint_for(ask, text),
     )
-    tools, form = ask.tools, text.tool_format
-    if tools is None or not tools.forced or form is None:
-        return sampling
-    callable_ = [function for function in tools.functions if function["name"] in tools.forced]
-    return replace(sampling, constraint=json_schema(form.schema(callable_, parallel=tools.parallel)))

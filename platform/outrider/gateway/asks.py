@@ -51,7 +51,7 @@ class Ask:
     """One validated request: n choices for each of its prompts.
 
     max_tokens None leaves the limit to the platform. sampling holds everything else, its seed resolved; max_tokens
-    there is not yet known.
+    there is not yet known. constraint_field: the body field that an error about its constraint names.
     """
 
     endpoint: Endpoint
@@ -60,6 +60,7 @@ class Ask:
     n: int
     max_tokens: int | None
     sampling: SamplingParams
+    constraint_field: str
     stop: tuple[str, ...]
     echo: bool
     stream: bool
@@ -100,6 +101,7 @@ def _ask(
     echo: bool = False,
 ) -> Ask:
     options = merge_headers(body.outrider, headers)
+    field = "response_format" if body.structured_outputs is None else "structured_outputs"
     return Ask(
         endpoint=endpoint,
         model=body.model,
@@ -107,6 +109,7 @@ def _ask(
         n=body.n,
         max_tokens=body.output_limit,
         sampling=replace(_sampling(body), logprobs=logprobs, prompt_logprobs=logprobs if echo else None),
+        constraint_field=field,
         stop=tuple(body.stop),
         echo=echo,
         stream=body.stream,

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 
 from outrider.errors import InvalidRequest, UnsupportedParameter
 from outrider.gateway.asks import Ask, Conversation, Prompt
+from outrider.gateway.constraints import json_schema
 from outrider.policy import AUTO, Tenant
-from outrider.text import TextModel
+from outrider.text import TextModel, check_constraint
+from outrider.types import Constraint
 
-__all__ = ["Encoded", "one_tokenizer", "open_texts", "tokenise"]
+__all__ = ["Encoded", "constraint_for", "one_tokenizer", "open_texts", "tokenise"]
 
 Encoded = tuple[tuple[int, ...], ...]
 """Token ids of each prompt of a request."""
@@ -36,7 +38,8 @@ def one_tokenizer(texts: Iterable[TextModel]) -> None:
 async def tokenise(ask: Ask, tenant: Tenant, texts: Mapping[str, TextModel]) -> dict[str, Encoded]:
     """The prompts' token ids by model that could serve them.
 
-    Raises InvalidRequest for ids that mean nothing there, UnsupportedParameter for tools that no such model knows.
+    Raises InvalidRequest for ids that mean nothing there and for a constraint that nothing meets, UnsupportedParameter
+    for tools that no such model knows.
     """
     open_ = _that_know_tools(ask, open_texts(ask.model, tenant, texts))
     _check_ids("logit_bias", [token for token, _ in ask.sampling.logit_bias], open_)
@@ -45,10 +48,32 @@ async def tokenise(ask: Ask, tenant: Tenant, texts: Mapping[str, TextModel]) -> 
     encoded: dict[str, Encoded] = {}
     for text in open_.values():
         if text.fingerprint not in encoded:
+            await _check_constraint(ask, text)
             encoded[text.fingerprint] = await _encode(text, ask.prompts)
     if not all(map(all, encoded.values())):
         raise InvalidRequest(f"'{ask.prompt_field}' holds no tokens", param=ask.prompt_field)
     return {name: encoded[text.fingerprint] for name, text in open_.items()}
+
+
+def constraint_for(ask: Ask, text: TextModel) -> Constraint | None:
+    """What the answer must match: the tenant's own constraint, or the calls that must follow the template's opening."""
+    tools, form = ask.tools, text.tool_format
+    if tools is None or not tools.forced or form is None:
+        return ask.sampling.constraint
+    callable_ = [function for function in tools.functions if function["name"] in tools.forced]
+    return json_schema(form.schema(callable_, parallel=tools.parallel))
+
+
+async def _check_constraint(ask: Ask, text: TextModel) -> None:
+    """Compiling may take long, and the engine would refuse what does not compile: here no road is taken yet."""
+    constraint = constraint_for(ask, text)
+    if constraint is None:
+        return
+    try:
+        await asyncio.to_thread(check_constraint, constraint, text)
+    except InvalidRequest as error:
+        error.param = "tools" if ask.tools else ask.constraint_field
+        raise
 
 
 def _that_know_tools(ask: Ask, texts: dict[str, TextModel]) -> dict[str, TextModel]:
