@@ -151,7 +151,8 @@ def _finish_reason(chunk: TokenChunk) -> str:
 
 def _call_parser(admission: Admission) -> tuple[CallParser | None, tuple[str, ...]]:
     """What reads calls out of the text, and the special tokens it needs to see there."""
-    tools, form = admission.ask.tools, admission.text.tool_format
+    tools = admission.ask.tools
+    form = admission.text.tool_format if tools else None
     if tools is None or form is None:
         return None, ()
     names = [function["name"] for function in tools.functions]

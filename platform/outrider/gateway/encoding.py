@@ -57,8 +57,9 @@ async def tokenise(ask: Ask, tenant: Tenant, texts: Mapping[str, TextModel]) -> 
 
 def constraint_for(ask: Ask, text: TextModel) -> Constraint | None:
     """What the answer must match: the tenant's own constraint, or the calls that must follow the template's opening."""
-    tools, form = ask.tools, text.tool_format
-    if tools is None or not tools.forced or form is None:
+    tools = ask.tools
+    form = text.tool_format if tools and tools.forced else None
+    if tools is None or form is None:
         return ask.sampling.constraint
     callable_ = [function for function in tools.functions if function["name"] in tools.forced]
     return json_schema(form.schema(callable_, parallel=tools.parallel))
@@ -119,6 +120,7 @@ def _ids(text: TextModel, prompt: Prompt) -> tuple[int, ...]:
         return prompt
     if isinstance(prompt, str):
         return tuple(text.encode(prompt))
-    tools, form = prompt.tools, text.tool_format
-    opening = form.forced if tools and tools.forced and form else ""
+    tools = prompt.tools
+    form = text.tool_format if tools and tools.forced else None
+    opening = form.forced if form else ""
     return tuple(text.encode_chat(prompt.messages, tools.tools if tools else None, opening=opening))

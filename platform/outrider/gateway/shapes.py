@@ -29,10 +29,15 @@ class Shapes:
         """OpenAI's deltas, one for each call that gained something."""
         told: dict[int, dict[str, Any]] = {}
         for delta in deltas:
-            call = told.setdefault(delta.index, {"index": delta.index, "function": {"arguments": ""}})
             if delta.name is not None:
-                call |= {"id": self._new_id(), "type": "function"}
-                call["function"] = {"name": delta.name, "arguments": ""}
+                function = {"name": delta.name, "arguments": ""}
+                told[delta.index] = {
+                    "index": delta.index,
+                    "id": self._new_id(),
+                    "type": "function",
+                    "function": function,
+                }
+            call = told.setdefault(delta.index, {"index": delta.index, "function": {"arguments": ""}})
             call["function"]["arguments"] += delta.arguments
         return list(told.values())
 
