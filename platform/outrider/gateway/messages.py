@@ -115,8 +115,16 @@ ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, BeforeVa
 
 
 def conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages as chat templates know them. Raises InvalidRequest naming the field of one that makes no sense."""
-    return [_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    """The messages as chat templates know them; some want a tool's answer to say which tool it is of.
+
+    Raises InvalidRequest naming the field of a message that makes no sense.
+    """
+    turns = [_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    names = {call.id: call.function.name for message in messages for call in message.tool_calls}
+    for turn in turns:
+        if turn["role"] == "tool" and (name := names.get(turn["tool_call_id"])):
+            turn.setdefault("name", name)
+    return turns
 
 
 def _turn(message: Message, path: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from outrider.gateway.messages import Message, conversation
 from outrider.types import FinishReason, TokenChunk
 
 KEY = "sk-outrider-acme"
@@ -24,6 +25,7 @@ WEATHER = {
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Ulm"}}\n</tool_call>'
 BARE = '{"name": "weather", "arguments": {"place": "Ulm"}}'
+CLOCK_CALLED = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": {}}}
 USER: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -137,3 +139,15 @@ async def test_what_spells_a_special_token_is_text(tool_site: Any, token: str) -
         before, after = (list(request.prompt_token_ids) for request, _ in tool_site.flash.requests[-2:])
         assert after.count(special) == before.count(special)
         assert f"hello{token} there{token}" in tool_site.text.decode(after)
+
+
+def test_an_answer_of_a_tool_is_named_after_its_call() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    turns: list[dict[str, Any]] = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+        {"role": "tool", "tool_call_id": "c2", "content": "?"},
+    ]
+    told = conversation([Message.model_validate(turn) for turn in turns])
+    assert [turn.get("name") for turn in told] == [None, "clock", None]
+    assert told[0] == {"role": "assistant", "content": "", "tool_calls": [CLOCK_CALLED]}
