@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -20,10 +20,11 @@ from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.constraints import ConstrainedText, Constraints
 from outrider.engine.drafting import Drafting
-from outrider.engine.load import AcceptanceMeter, Smoothed
+from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
 from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
+from outrider.engine.roster import Roster
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.shaping import NOTHING_ALLOWED, Shaping
@@ -42,18 +43,6 @@ Chunks = list[tuple[str, TokenChunk]]
 
 NOTHING = TokenChunk(())
 _NOTHING_ALLOWED = "constraint, end tokens and min_tokens leave no token that may come next"
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTimes:
-    """Where one step's time went, seconds."""
-
-    draft_s: float
-    schedule_s: float
-    run_s: float
-    commit_s: float
-    tokens: int
-    requests: int
 
 
 class Engine:
@@ -77,17 +66,32 @@ class Engine:
         self._profile = profile
         self._profiled = target.step_kind
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
-        self.reset_memory()
+        self._roster = Roster(settings, self.cache)
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
         self._planner = Planner(settings, curve, self.drafting)
-        self.running: list[Sequence] = []
-        self.queue: deque[Sequence] = deque()
-        self.last_times: RoundTimes | None = None
         self.epoch = secrets.randbits(63)
         self._keys = itertools.count(secrets.randbits(48) << 14)
-        block_size = target.projection.block_size if target.projection else 0
-        self._acceptance = AcceptanceMeter(block_size)
-        self._round_s, self._draft_s, self._price = (Smoothed() for _ in range(3))
+        self._meters = RoundMeters(target.projection.block_size if target.projection else 0)
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that hold memory."""
+        return self._roster.running
+
+    @property
+    def queue(self) -> deque[Sequence]:
+        """Sequences that wait for it, next one first."""
+        return self._roster.queue
+
+    @property
+    def memory(self) -> Memory:
+        """The KV blocks and who holds them."""
+        return self._roster.memory
+
+    @property
+    def admission_wait_s(self) -> float:
+        """How long the queue may still wait for company before a step is due; 0 when one is due now."""
+        return self._roster.admission_wait_s
 
     @property
     def idle(self) -> bool:
@@ -130,7 +134,7 @@ class Engine:
 
     def cancel(self, request_id: str) -> Chunks:
         """End a request now, queued or running; unknown ones are ignored."""
-        for sequence in (*self.running, *self.queue):
+        for sequence in self._roster.everyone:
             if sequence.request.request_id == request_id:
                 sequence.finish = FinishReason.CANCELLED
                 chunks = [self._retire(sequence)]
@@ -151,15 +155,14 @@ class Engine:
 
     def attach_drafter(self, link: DraftLink) -> None:
         """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
-        self.drafting.attach(link, [*self.running, *self.queue])
-        if self._acceptance.block_size != link.welcome.block_size:  # what was learnt is of another drafter
-            self._acceptance = AcceptanceMeter(link.welcome.block_size)
+        self.drafting.attach(link, self._roster.everyone)
+        self._meters.follow(link.welcome.block_size)
 
     def step(self) -> Chunks:
         """One round for everything that is running; returns what each request gained."""
         started = time.perf_counter()
-        self._admit()
-        self._make_room()
+        self._roster.admit()
+        self._roster.make_room(self.drafting.block_size)
         plan = self._planner.plan(self.running)
         if plan.empty:
             return []
@@ -173,7 +176,7 @@ class Engine:
 
     def reset_memory(self) -> None:
         """Count every block as free; only while nothing runs."""
-        self.memory = Memory(self.cache, self.settings.kv_blocks, reuse=self.settings.prefix_cache)
+        self._roster.reset_memory()
 
     def renew_curve(self) -> bool:
         """Measure the step cost anew if another kind of step runs than was measured; only while nothing runs.
@@ -197,60 +200,6 @@ class Engine:
         self.memory.check_integrity(self.running)
 
     # schedule
-
-    @property
-    def admission_wait_s(self) -> float:
-        """How long the queue may still wait for company before a step is due; 0 when one is due now."""
-        room = self.settings.max_running_requests - len(self.running)
-        if self.running or not self.queue or len(self.queue) >= room:
-            return 0.0
-        return self._queue_wait_s()
-
-    def _queue_wait_s(self) -> float:
-        now = time.monotonic()
-        return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now for s in self.queue))
-
-    def _admit(self) -> None:
-        """Start queued requests, first come first served, as long as there is memory for what they begin with.
-
-        Nobody starts before one request's batch class tires of waiting, or the queue fills what room there is.
-        """
-        room = self.settings.max_running_requests - len(self.running)
-        if not self.queue or (len(self.queue) < room and self._queue_wait_s() > 0):
-            return
-        while self.queue and len(self.running) < self.settings.max_running_requests:
-            sequence = self.queue[0]
-            if not self.memory.admit(sequence, self.running):
-                return
-            self.queue.popleft()
-            if sequence.admitted_s is None:
-                sequence.admitted_s = time.monotonic()
-                sequence.cached_tokens = sequence.num_computed
-            self.running.append(sequence)
-
-    def _make_room(self) -> None:
-        """Memory for every decoding sequence's anchor, then for drafts if blocks are left over.
-
-        When an anchor has no room, the sequence that sorts last gives way, be it the one that asks: the first in order
-        always advances, and no two can take memory from each other in turn.
-        """
-        size, ahead = self.settings.block_size, self.drafting.block_size
-        short = [s for s in self.running if s.decoding and len(s.blocks) * size < len(s.tokens) + ahead]
-        short.sort(key=lambda s: s.precedence)
-        for sequence in short:
-            while sequence.blocks and not self.memory.grow(sequence, len(sequence.tokens)):
-                self._preempt(max(self.running, key=lambda s: s.precedence))
-        for sequence in short if self.drafting.ready else ():
-            if sequence.blocks and self.memory.pool.available > len(self.running):
-                self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(self.drafting.block_size))
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Take a sequence's memory; it waits in front of the queue and goes on where it was, its tokens kept."""
-        self.running.remove(sequence)
-        self.memory.release(sequence)
-        sequence.num_computed = 0
-        sequence.preemptions += 1
-        self.queue.appendleft(sequence)
 
     # run
 
@@ -304,7 +253,7 @@ class Engine:
             counted = min(accepted, len(emitted))
             tried = admitted if sequence.finish is None else min(admitted, len(emitted))
             sequence.rounds.append((tried, counted))
-            self._acceptance.add(tried, counted)
+            self._meters.acceptance.add(tried, counted)
         told = sequence.prompt_logprobs if sequence.emitted == 0 and not sequence.reuses_prefix else ()
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
@@ -336,11 +285,7 @@ class Engine:
 
     def _retire(self, sequence: Sequence, gained: TokenChunk = NOTHING) -> tuple[str, TokenChunk]:
         """Free everything a finished sequence holds and make its last chunk."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-            self.memory.release(sequence)
-        else:
-            self.queue.remove(sequence)
+        self._roster.remove(sequence)
         self.drafting.forget(sequence)
         chunk = replace(gained, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
@@ -349,41 +294,38 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        self._planner.learn(plan, tokens, now - started)
         schedule_s = scheduled - started - plan.draft_s
-        self.last_times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
-        if not plan.decoding:
-            return
-        self._round_s.add(now - started)
-        if plan.draft_s:
-            self._draft_s.add(plan.draft_s)
-        else:
-            self._acceptance.pass_round()
+        times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
+        self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
-        one_more_s = self.curve.step_s(tokens + 1) - self.curve.step_s(tokens)
-        self._price.add(emitted / (now - started) * one_more_s)
+        self._meters.add(times, emitted, self.curve.step_s(tokens + 1) - self.curve.step_s(tokens))
+
+    @property
+    def last_times(self) -> RoundTimes | None:
+        """Where the last step's time went."""
+        return self._meters.last
 
     def snapshot(self) -> LoadSnapshot:
         """The replica's load now."""
+        ready, meters, pool = self.drafting.ready, self._meters, self.memory.pool
         return LoadSnapshot(
             model=self.settings.model,
             replica=self.settings.replica,
             epoch=self.epoch,
             time_s=time.time(),
             queued_requests=len(self.queue),
-            queued_tokens=sum(len(s.tokens) for s in self.queue)
-            + sum(len(s.tokens) - s.num_computed for s in self.running if not s.decoding),
+            queued_tokens=self._roster.waiting_tokens,
             running_requests=len(self.running),
-            kv_blocks_used=self.memory.pool.used,
-            kv_blocks_cached=self.memory.pool.cached,
-            kv_blocks_total=self.memory.pool.total,
-            price_s=self._price.value,
+            kv_blocks_used=pool.used,
+            kv_blocks_cached=pool.cached,
+            kv_blocks_total=pool.total,
+            price_s=meters.price.value,
             curve_version=self.curve.version,
             step_curve=self.curve.points(),
-            draft_s=self._draft_s.value if self.drafting.ready else 0.0,
-            round_s=self._round_s.value,
-            acceptance_tokens=self._acceptance.expected_tokens() if self.drafting.ready else (1.0,),
-            drafter_ready=self.drafting.ready,
+            draft_s=meters.draft_s.value if ready else 0.0,
+            round_s=meters.round_s.value,
+            acceptance_tokens=meters.acceptance.expected_tokens() if ready else (1.0,),
+            drafter_ready=ready,
             context_tokens=self.context_tokens,
             max_running_requests=self.settings.max_running_requests,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-__all__ = ["AcceptanceMeter", "Smoothed", "Typical"]
+__all__ = ["AcceptanceMeter", "RoundMeters", "RoundTimes", "Smoothed", "Typical"]
 
 
 class Smoothed:
@@ -87,3 +88,46 @@ class AcceptanceMeter:
     def _age(self, factor: float) -> None:
         self._tried *= factor
         self._accepted *= factor
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTimes:
+    """Where one step's time went, seconds."""
+
+    draft_s: float
+    schedule_s: float
+    run_s: float
+    commit_s: float
+    tokens: int
+    requests: int
+
+    @property
+    def whole_s(self) -> float:
+        """The whole round."""
+        return self.draft_s + self.schedule_s + self.run_s + self.commit_s
+
+
+class RoundMeters:
+    """Smoothed figures of recent rounds, and of the last one; what a snapshot says of them."""
+
+    def __init__(self, block_size: int) -> None:
+        self.acceptance = AcceptanceMeter(block_size)
+        self.last: RoundTimes | None = None
+        self.round_s, self.draft_s, self.price = (Smoothed() for _ in range(3))
+
+    def follow(self, block_size: int) -> None:
+        """What was learnt is of another drafter if its block size is another."""
+        if self.acceptance.block_size != block_size:
+            self.acceptance = AcceptanceMeter(block_size)
+
+    def add(self, times: RoundTimes, emitted_tokens: int, one_more_s: float) -> None:
+        """A round that emitted so many tokens; one more in its step would have taken `one_more_s` longer."""
+        self.last = times
+        if not times.requests:
+            return
+        self.round_s.add(times.whole_s)
+        if times.draft_s:
+            self.draft_s.add(times.draft_s)
+        else:
+            self.acceptance.pass_round()
+        self.price.add(emitted_tokens / times.whole_s * one_more_s)

@@ -1,0 +1,101 @@
+"""Who runs, who waits, and who gives way: the sequences of one engine and the memory they hold."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from outrider.engine.cache import PagedCache
+from outrider.engine.memory import Memory
+from outrider.engine.sequence import Sequence
+from outrider.engine.settings import EngineSettings
+
+__all__ = ["Roster"]
+
+
+class Roster:
+    """Owned by one engine, on its thread. Every sequence is running, with memory, or queued, without."""
+
+    def __init__(self, settings: EngineSettings, cache: PagedCache) -> None:
+        self._settings = settings
+        self._cache = cache
+        self.running: list[Sequence] = []
+        self.queue: deque[Sequence] = deque()
+        self.reset_memory()
+
+    def reset_memory(self) -> None:
+        """Count every block as free; only while nothing runs."""
+        self.memory = Memory(self._cache, self._settings.kv_blocks, reuse=self._settings.prefix_cache)
+
+    @property
+    def everyone(self) -> list[Sequence]:
+        """Running, then queued."""
+        return [*self.running, *self.queue]
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens to be computed before everyone decodes."""
+        prefilling = sum(len(s.tokens) - s.num_computed for s in self.running if not s.decoding)
+        return prefilling + sum(len(s.tokens) for s in self.queue)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended and take what it holds."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.memory.release(sequence)
+        else:
+            self.queue.remove(sequence)
+
+    @property
+    def admission_wait_s(self) -> float:
+        """How long the queue may still wait for company before a step is due; 0 when one is due now."""
+        room = self._settings.max_running_requests - len(self.running)
+        if self.running or not self.queue or len(self.queue) >= room:
+            return 0.0
+        return self._queue_wait_s()
+
+    def _queue_wait_s(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now for s in self.queue))
+
+    def admit(self) -> None:
+        """Start queued requests, first come first served, as long as there is memory for what they begin with.
+
+        Nobody starts before one request's batch class tires of waiting, or the queue fills what room there is.
+        """
+        room = self._settings.max_running_requests - len(self.running)
+        if not self.queue or (len(self.queue) < room and self._queue_wait_s() > 0):
+            return
+        while self.queue and len(self.running) < self._settings.max_running_requests:
+            sequence = self.queue[0]
+            if not self.memory.admit(sequence, self.running):
+                return
+            self.queue.popleft()
+            if sequence.admitted_s is None:
+                sequence.admitted_s = time.monotonic()
+                sequence.cached_tokens = sequence.num_computed
+            self.running.append(sequence)
+
+    def make_room(self, block_size: int) -> None:
+        """Memory for every decoding sequence's anchor, then for drafts of up to `block_size` if blocks are left over.
+
+        When an anchor has no room, the sequence that sorts last gives way, be it the one that asks: the first in order
+        always advances, and no two can take memory from each other in turn.
+        """
+        size = self._settings.block_size
+        short = [s for s in self.running if s.decoding and len(s.blocks) * size < len(s.tokens) + block_size]
+        short.sort(key=lambda s: s.precedence)
+        for sequence in short:
+            while sequence.blocks and not self.memory.grow(sequence, len(sequence.tokens)):
+                self._preempt(max(self.running, key=lambda s: s.precedence))
+        for sequence in short if block_size else ():
+            if sequence.blocks and self.memory.pool.available > len(self.running):
+                self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(block_size))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's memory; it waits in front of the queue and goes on where it was, its tokens kept."""
+        self.running.remove(sequence)
+        self.memory.release(sequence)
+        sequence.num_computed = 0
+        sequence.preemptions += 1
+        self.queue.appendleft(sequence)
