@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -27,6 +28,13 @@ CLASSES = (
 )
 ALIKE = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
 """Two full blocks and a half that many prompts begin with."""
+
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"top_k": 4, "min_p": 0.05, "logprobs": 2},
+    {"repetition_penalty": 1.4, "frequency_penalty": 0.7, "presence_penalty": -0.3},
+    {"logit_bias": ((0, 3.0), (5, -1.0)), "min_tokens": 1, "prompt_logprobs": 1},
+)
 
 
 @cache
@@ -74,6 +82,7 @@ class EngineMachine(RuleBasedStateMachine):
         kind=st.sampled_from(CLASSES),
         temperature=st.sampled_from((0.0, 1.0)),
         ignore_eos=st.booleans(),
+        extras=st.sampled_from(EXTRAS),
     )
     def submit(
         self,
@@ -85,12 +94,13 @@ class EngineMachine(RuleBasedStateMachine):
         kind: BatchClass,
         temperature: float,
         ignore_eos: bool,
+        extras: dict[str, Any],
     ) -> None:
         name = str(len(self.asked))
         one = request(
             name, [*ALIKE, *prompt] if begins_alike else prompt, max_tokens, depth_cap=depth_cap, batch_class=kind,
             salt=salt,
-            temperature=temperature, seed=len(self.asked), ignore_eos=ignore_eos,
+            temperature=temperature, seed=len(self.asked), ignore_eos=ignore_eos, **extras,
         )  # fmt: skip
         if len(self.engine.queue) == QUEUED:
             with pytest.raises(Overloaded):
@@ -143,7 +153,8 @@ class EngineMachine(RuleBasedStateMachine):
         written = [block for s in engine.running for block in s.blocks[s.num_computed // BLOCK :]]
         assert len(set(written)) == len(written), "two sequences write to one block"
         for sequence in engine.running:
-            assert sequence.num_computed < len(sequence.tokens) <= min(CONTEXT, len(sequence.slots))
+            assert sequence.num_computed < len(sequence.tokens) <= CONTEXT
+            assert sequence.num_computed <= len(sequence.slots), "a row was written where nothing is held"
             assert 0 <= sequence.draft_held <= len(sequence.tokens) - 1
             assert not sequence.decoding or sequence.draft_held <= sequence.num_computed
             assert sequence.published <= sequence.num_computed // BLOCK

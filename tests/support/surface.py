@@ -5,7 +5,7 @@ The reference of the whole request surface: nothing here is batched, incremental
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,15 +62,25 @@ def row_probs(scores: Tensor, sampling: SamplingParams) -> Tensor:
 
 @torch.inference_mode()
 def plain_generate(
-    model: Any, prompt: Sequence[int], sampling: SamplingParams, ends: Sequence[int] = ()
+    model: Any,
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    ends: Sequence[int] = (),
+    allowed: Callable[[list[int]], set[int]] | None = None,
 ) -> tuple[list[int], list[Tensor]]:
-    """Tokens one at a time by whole forwards, and the log-probabilities [V] each was chosen from."""
+    """Tokens one at a time by whole forwards, and the log-probabilities [V] each was chosen from.
+
+    allowed: the tokens a constraint allows after an output.
+    """
     output: list[int] = []
     logprobs: list[Tensor] = []
     stops = {*(() if sampling.ignore_eos else ends), *sampling.stop_token_ids}
     while len(output) < sampling.max_tokens and not (output and output[-1] in stops):
         logits = model(torch.tensor([[*prompt, *output]])).logits[0, -1]
         scores = shaped(logits, prompt, output, sampling, () if sampling.ignore_eos else ends)
+        if allowed is not None:
+            kept = torch.tensor(sorted(allowed(output)))
+            scores = torch.full_like(scores, -torch.inf).index_copy(0, kept, scores[kept])
         logprobs.append(torch.log_softmax(scores, dim=-1))
         if sampling.temperature == 0:
             output.append(int(scores.argmax()))

@@ -6,7 +6,7 @@ import pytest
 
 from outrider.engine import Engine
 from outrider.errors import ContextLengthExceeded, InvalidRequest, Overloaded, RequestError
-from outrider.types import FinishReason, GenerationRequest, TokenChunk
+from outrider.types import Constraint, FinishReason, GenerationRequest, TokenChunk
 from support.engines import make_engine, prompts, request, run
 from support.tiny import TinyPair, make_drafter, make_target
 
@@ -36,6 +36,26 @@ def tokens(chunks: list[TokenChunk]) -> list[int]:
         (request("x", [1], temperature=float("inf")), InvalidRequest, "temperature"),
         (request("x", [1], top_p=1.1), InvalidRequest, "top_p"),
         (request("x", [1], top_p=float("nan")), InvalidRequest, "top_p"),
+        (request("x", [1], top_k=-1), InvalidRequest, "top_k"),
+        (request("x", [1], top_k=2**63), InvalidRequest, "top_k"),
+        (request("x", [1], min_p=-0.1), InvalidRequest, "min_p"),
+        (request("x", [1], min_p=float("nan")), InvalidRequest, "min_p"),
+        (request("x", [1], repetition_penalty=0.0), InvalidRequest, "repetition_penalty"),
+        (request("x", [1], repetition_penalty=float("inf")), InvalidRequest, "repetition_penalty"),
+        (request("x", [1], repetition_penalty=float("nan")), InvalidRequest, "repetition_penalty"),
+        (request("x", [1], presence_penalty=2.1), InvalidRequest, "presence_penalty"),
+        (request("x", [1], frequency_penalty=float("nan")), InvalidRequest, "frequency_penalty"),
+        (request("x", [1], logit_bias=((VOCAB, 1.0),)), InvalidRequest, "logit_bias"),
+        (request("x", [1], logit_bias=((1, float("inf")),)), InvalidRequest, "logit_bias"),
+        (request("x", [1], logit_bias=((1, float("nan")),)), InvalidRequest, "logit_bias"),
+        (request("x", [1], logit_bias=((1, 2.0), (1, 3.0))), InvalidRequest, "logit_bias"),
+        (request("x", [1], stop_token_ids=(VOCAB,)), InvalidRequest, "stop_token_ids"),
+        (request("x", [1], stop_token_ids=(-1,)), InvalidRequest, "stop_token_ids"),
+        (request("x", [1], 4, min_tokens=5), InvalidRequest, "min_tokens"),
+        (request("x", [1], min_tokens=-1), InvalidRequest, "min_tokens"),
+        (request("x", [1], logprobs=21), InvalidRequest, "logprobs"),
+        (request("x", [1], prompt_logprobs=-1), InvalidRequest, "prompt_logprobs"),
+        (request("x", [1], constraint=Constraint("regex", "a"), ignore_eos=True), InvalidRequest, "ignore_eos"),
         (request("x", [1] * CONTEXT, 1), ContextLengthExceeded, "max_tokens"),
         (request("x", [1], CONTEXT), ContextLengthExceeded, "max_tokens"),
     ],

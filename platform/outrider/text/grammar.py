@@ -5,6 +5,8 @@ Shapes: V vocabulary, ℓ drafted tokens.
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,11 +23,15 @@ __all__ = ["Grammar", "Matcher", "check_constraint", "compile_constraint"]
 
 Value = TypeVar("Value")
 
+_EXACT: Final = '%llguidance {"no_forcing": true}'
+"""Every token by which a text can go on is allowed; the library would leave but one spelling of what must come."""
+
 _LARGEST_SOURCE_BYTES: Final = 128 * 1024
 _KEPT_GRAMMARS: Final = 128
 _KEPT_VOCABULARIES: Final = 8
 _SPACE: Final = r"(\x20|\r?\n[\x20\t]{0,16})"
 """What may stand between JSON's tokens: a space or an indented line. Given more, a weak model writes nothing else."""
+_DEEPEST_SCHEMA: Final = 64
 _JSON_OPTIONS: Final = {"whitespace_pattern": _SPACE, "json_allow_general_unicode_escapes": True}
 
 
@@ -135,20 +141,44 @@ def _compile(constraint: Constraint, text: TextModel) -> Grammar:
     what = "JSON schema" if constraint.kind == "json_schema" else "regular expression"
     if len(constraint.source.encode()) > _LARGEST_SOURCE_BYTES:
         raise _refused(what, f"is longer than {_LARGEST_SOURCE_BYTES} bytes")
-    try:
-        if constraint.kind == "json_schema":
-            grammar = library.LLMatcher.grammar_from_json_schema(constraint.source, overrides=_JSON_OPTIONS)
-        else:
-            grammar = library.LLMatcher.grammar_from_regex(constraint.source)
-    except ValueError as error:
-        raise _refused(what, f"does not parse: {error}") from None
-    matcher = library.LLMatcher(_vocabulary(text, library), grammar, log_level=0)
+    if constraint.kind == "json_schema":
+        source = _json_source(constraint.source)
+    else:
+        source = f"/{library.regex_to_lark(_whole(constraint.source))}/"
+    matcher = library.LLMatcher(_vocabulary(text, library), f"{_EXACT}\nstart: {source}", log_level=0)
     if matcher.is_error():
         raise _refused(what, f"cannot be enforced: {_reason(matcher.get_error())}")
     tokens, ends = Matcher(matcher.deep_copy(), text.vocab_size).masks(())
     if not tokens.any() and not ends.any():
         raise _refused(what, "fits no text that this model can write")
     return Grammar(matcher, text.vocab_size)
+
+
+def _json_source(schema: str) -> str:
+    what = "JSON schema"
+    try:
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise _refused(what, f"does not parse: {error}") from None
+    if parsed is True:
+        parsed = {}
+    if not isinstance(parsed, dict):
+        raise _refused(what, "must be an object, or true")
+    if _deeper_than(parsed, _DEEPEST_SCHEMA):
+        raise _refused(what, f"is nested more than {_DEEPEST_SCHEMA} deep")
+    return f"%json {json.dumps({**parsed, 'x-guidance': _JSON_OPTIONS})}"
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper_than(each, levels - 1) for each in inner)
+
+
+def _whole(regex: str) -> str:
+    """The library drops a backslash with nothing behind it."""
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise _refused("regular expression", "ends in the middle of an escape")
+    return regex
 
 
 def _refused(what: str, why: str) -> InvalidRequest:
@@ -159,7 +189,7 @@ def _reason(message: str) -> str:
     """The library's message without its dump of the grammar."""
     lines = [line.strip() for line in message.split("<state>")[0].splitlines()]
     errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[0][:300]
+    return re.sub(r"^at \d+\(\d+\): ", "", (errors or lines or [""])[0])[:300]
 
 
 def _library() -> Any:
