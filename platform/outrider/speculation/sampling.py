@@ -5,7 +5,7 @@ Names of shapes: n rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -48,10 +48,10 @@ class RowSampling:
     ) -> RowSampling:
         """Build from Python numbers; seeds are taken modulo 2⁶⁴, an empty top_k or min_p cuts nowhere."""
         wrapped = [(s + (1 << 63)) % (1 << 64) - (1 << 63) for s in seeds]
-        cut_k = any(t > 0 and k > 0 for t, k in zip(temperature, top_k, strict=False))
-        cut_p = any(t > 0 and p > 0 for t, p in zip(temperature, min_p, strict=False))
+        cut_k = any(top_k) and any(t > 0 and k > 0 for t, k in zip(temperature, top_k, strict=True))
+        cut_p = any(min_p) and any(t > 0 and p > 0 for t, p in zip(temperature, min_p, strict=True))
         return cls(
-            torch.tensor(temperature, dtype=torch.float32),
+            torch.tensor([max(t, _COLDEST) if t > 0 else 0.0 for t in temperature], dtype=torch.float32),
             torch.tensor(top_p, dtype=torch.float32),
             torch.tensor(wrapped, dtype=torch.int64),
             torch.tensor(choices, dtype=torch.int64),
@@ -66,26 +66,31 @@ class RowSampling:
         """Whether any row samples from less than the whole softmax."""
         return self.nucleus or self.top_k is not None or self.min_p is not None
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> RowSampling:
-        top_k, min_p = self.top_k, self.min_p
-        return RowSampling(
-            change(self.temperature),
-            change(self.top_p),
-            change(self.seeds),
-            change(self.choices),
-            self.random,
-            self.nucleus,
-            None if top_k is None else change(top_k),
-            None if min_p is None else change(min_p),
-        )
-
     def index(self, rows: Tensor) -> RowSampling:
         """The same parameters for the given row numbers (int64 [m]); repeats are allowed."""
-        return self._each(lambda column: column[rows])
+        return RowSampling(
+            self.temperature[rows],
+            self.top_p[rows],
+            self.seeds[rows],
+            self.choices[rows],
+            self.random,
+            self.nucleus,
+            None if self.top_k is None else self.top_k[rows],
+            None if self.min_p is None else self.min_p[rows],
+        )
 
     def to(self, device: torch.device) -> RowSampling:
         """The same parameters on a device."""
-        return self._each(lambda column: column.to(device))
+        return RowSampling(
+            self.temperature.to(device),
+            self.top_p.to(device),
+            self.seeds.to(device),
+            self.choices.to(device),
+            self.random,
+            self.nucleus,
+            None if self.top_k is None else self.top_k.to(device),
+            None if self.min_p is None else self.min_p.to(device),
+        )
 
     def __len__(self) -> int:
         return int(self.temperature.shape[0])
@@ -98,7 +103,7 @@ def token_probs(logits: Tensor, rows: RowSampling) -> Tensor:
     tokens below that share of the most probable one's. Greedy rows (T = 0) come out as a softmax at T = 1, uncut:
     callers take their argmax.
     """
-    temperature = torch.where(rows.temperature > 0, rows.temperature.clamp(min=_COLDEST), 1.0)
+    temperature = torch.where(rows.temperature > 0, rows.temperature, 1.0)
     probs = torch.softmax(logits.float() / temperature[:, None], dim=-1)
     if not rows.cuts:
         return probs
