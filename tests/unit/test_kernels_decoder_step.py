@@ -164,7 +164,10 @@ def test_only_wanted_rows_are_answered(compiled: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_row_has_the_same_bits_alone_in_company_and_with_threads(compiled: ctypes.CDLL, bf16: bool) -> None:
+def test_a_row_has_the_same_bits_alone_in_company_and_with_threads(
+    compiled: ctypes.CDLL, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outrider_kernels.decoder_step.native._SHARED_PRODUCTS", 0)
     weights = weights_of("demo", bf16=bf16)
     step = NativeStep(compiled, weights)
     together = step(rows_of(weights, SPANS["ragged"]))[1]

@@ -22,7 +22,7 @@
 
 namespace {
 
-// All threads of a step meet here. It spins only briefly: the other core may belong to the drafter.
+// All threads of a step meet here. They spin, then let others run; sleeping took ten times a small step to wake from.
 class Meeting {
    public:
     explicit Meeting(int threads) : threads_(threads) {}

@@ -217,7 +217,7 @@ def step(
         list[int] | None, typer.Option(min=0, help="Drafts verified; repeatable; 0 and 7 if absent.")
     ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens before the step.")] = 128,
-    repetitions: Annotated[int, typer.Option(min=1, help="Steps of every arm.")] = 40,
+    repetitions: Annotated[int, typer.Option(min=1, help="Turns of every arm, eight steps each.")] = 20,
     model: Model = "pro",
     target: Target = None,
     drafter: Drafter = None,
