@@ -5,7 +5,6 @@ Shapes: n rows at which a token is chosen, p rows of prompt tokens whose log-pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -18,6 +17,8 @@ from outrider.speculation import CoupledRule, accepted_length
 from outrider.types import TokenLogprob
 
 __all__ = ["Choices", "Chooser", "token_logprobs"]
+
+Asking = list[tuple[Sequence, int, list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Chooser:
         if not rows.owners:
             return Choices([])
         missing: dict[int, int] = {}
-        for sequence, first, draft in _asking(plan):
+        asking = _asking(plan)
+        for sequence, first, draft in asking:
             if sequence.shaping is not None:
                 found = sequence.shaping.apply(logits[first : first + len(draft) + 1].numpy(), draft)
                 missing.update((first + row, reason) for row, reason in found.items())
@@ -63,23 +65,25 @@ class Chooser:
             tokens = logits.argmax(dim=-1).tolist()
         for row, reason in missing.items():
             tokens[row] = reason
-        return Choices(tokens, _told(plan, tokens, logits))
+        return Choices(tokens, _told(asking, tokens, logits) if asking else {})
 
 
-def _asking(plan: Plan) -> Iterator[tuple[Sequence, int, list[int]]]:
+def _asking(plan: Plan) -> Asking:
     """Sequences with something to do beyond sampling, their first row, and their draft."""
+    found: Asking = []
     first = 0
     for sequence, draft in plan.chosen():
         if sequence.shaping is not None or sequence.request.sampling.logprobs is not None:
-            yield sequence, first, draft
+            found.append((sequence, first, draft))
         first += len(draft) + 1
+    return found
 
 
-def _told(plan: Plan, tokens: list[int], logits: Tensor) -> dict[int, TokenLogprob]:
+def _told(asking: Asking, tokens: list[int], logits: Tensor) -> dict[int, TokenLogprob]:
     """Logprobs of the rows that can be emitted, for the sequences that ask."""
     wanted: list[int] = []
     counts: list[int] = []
-    for sequence, first, draft in _asking(plan):
+    for sequence, first, draft in asking:
         count = sequence.request.sampling.logprobs
         if count is not None:
             chosen = tokens[first : first + len(draft) + 1]

@@ -109,7 +109,9 @@ class Engine:
         if len(self.queue) >= self.settings.max_queued_requests:
             raise Overloaded(f"{len(self.queue)} requests are queued for {self.settings.model}", retry_after_s=1.0)
         sequence = Sequence(request, next(self._keys), time.monotonic(), list(request.prompt_token_ids))
-        sequence.shaping = self._shaping(request)
+        own = () if request.sampling.ignore_eos else self.target.eos_token_ids
+        sequence.ends = frozenset((*own, *request.sampling.stop_token_ids))
+        sequence.shaping = self._shaping(request, sequence.ends)
         self.queue.append(sequence)
 
     def prepare(self, request: GenerationRequest) -> None:
@@ -120,17 +122,12 @@ class Engine:
         if request.sampling.constraint is not None:
             self._constraints.compile(request.sampling.constraint)
 
-    def _shaping(self, request: GenerationRequest) -> Shaping | None:
-        ends, constraint = self._ends(request), request.sampling.constraint
+    def _shaping(self, request: GenerationRequest, ends: frozenset[int]) -> Shaping | None:
+        constraint = request.sampling.constraint
         text = None
         if constraint is not None:
             text = ConstrainedText(self._constraints.compile(constraint).matcher(), ends)
         return Shaping.of(request.sampling, request.prompt_token_ids, ends, text)
-
-    def _ends(self, request: GenerationRequest) -> set[int]:
-        """The tokens that end a stream."""
-        own = () if request.sampling.ignore_eos else self.target.eos_token_ids
-        return {*own, *request.sampling.stop_token_ids}
 
     def cancel(self, request_id: str) -> Chunks:
         """End a request now, queued or running; unknown ones are ignored."""
@@ -198,8 +195,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Raise OutOfBlocks unless memory is in balance."""
         self.memory.check_integrity(self.running)
-
-    # schedule
 
     # run
 
@@ -274,8 +269,7 @@ class Engine:
             sequence.finish = FinishReason.ERROR if failed else FinishReason.STOP
             error = f"{NothingAllowed.code}: {_NOTHING_ALLOWED}" if failed else None
             emitted = emitted[:-1]
-        ends = self._ends(sequence.request)
-        last = next((place for place, token in enumerate(emitted, start=1) if token in ends), None)
+        last = next((place for place, token in enumerate(emitted, start=1) if token in sequence.ends), None)
         if last is None and sequence.shaping is not None:
             last = sequence.shaping.add(emitted)
         if last is not None:

@@ -24,8 +24,8 @@ class Sequence:
     key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position.
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
-    published: how many leading blocks others can find. shaping: what its logits go through, None for nothing;
-    prompt_logprobs: of the prompt's tokens so far, where asked for.
+    published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
+    None for nothing; prompt_logprobs: of the prompt's tokens so far, where asked for.
     """
 
     request: GenerationRequest
@@ -45,6 +45,7 @@ class Sequence:
     rounds: list[tuple[int, int]] = field(default_factory=list)
     drafted_tokens: int = 0
     finish: FinishReason | None = None
+    ends: frozenset[int] = frozenset()
     shaping: Shaping | None = None
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
 
