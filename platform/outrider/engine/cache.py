@@ -15,11 +15,15 @@ __all__ = ["PagedCache"]
 
 @dataclass(frozen=True, slots=True)
 class PagedCache:
-    """kv: per layer [slots, 2, kv_heads, head_dim]; features: [slots, d] or None without a drafter."""
+    """kv: per layer [slots, 2, kv_heads, head_dim]; features: [slots, d] or None without a drafter.
+
+    block_slots: int64 [blocks, block_size], the slots of every block.
+    """
 
     kv: list[Tensor]
     features: Tensor | None
     block_size: int
+    block_slots: Tensor
 
     @classmethod
     def empty(
@@ -38,10 +42,8 @@ class PagedCache:
         slots = blocks * block_size
         kv = [torch.zeros(slots, 2, kv_heads, head_dim, dtype=dtype, device=device) for _ in range(layers)]
         features = None if feature_size is None else torch.zeros(slots, feature_size, dtype=dtype, device=device)
-        return cls(kv, features, block_size)
+        return cls(kv, features, block_size, torch.arange(slots, device=device).view(blocks, block_size))
 
     def slots_of(self, blocks: list[int]) -> Tensor:
         """Slot of every position the blocks hold, int64 [len(blocks) · block_size], in order."""
-        device = self.kv[0].device
-        starts = torch.tensor(blocks, dtype=torch.int64, device=device) * self.block_size
-        return (starts[:, None] + torch.arange(self.block_size, device=device)).reshape(-1)
+        return self.block_slots[blocks].reshape(-1)

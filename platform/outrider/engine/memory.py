@@ -6,8 +6,6 @@ from array import array
 from collections.abc import Iterable
 from hashlib import blake2b
 
-import torch
-
 from outrider.engine.blocks import BlockPool
 from outrider.engine.cache import PagedCache
 from outrider.engine.sequence import NO_SLOTS, Sequence
@@ -49,7 +47,8 @@ class Memory:
             return False
         self.pool.hold(found)
         sequence.blocks = found + self.pool.allocate(needed)
-        sequence.slots = self.cache.slots_of(sequence.blocks)
+        sequence.slot_room = self.cache.block_slots.new_empty(self.pool.blocks_for(sequence.most_tokens + 1) * size)
+        self._fill_slots(sequence, 0)
         sequence.published = len(found)
         sequence.num_computed = len(found) * size
         return True
@@ -61,9 +60,9 @@ class Memory:
             return True
         if missing > self.pool.available:
             return False
-        new = self.pool.allocate(missing)
-        sequence.blocks += new
-        sequence.slots = torch.cat((sequence.slots, self.cache.slots_of(new)))
+        held = len(sequence.blocks)
+        sequence.blocks += self.pool.allocate(missing)
+        self._fill_slots(sequence, held)
         return True
 
     def publish(self, sequence: Sequence) -> None:
@@ -79,7 +78,7 @@ class Memory:
     def release(self, sequence: Sequence) -> None:
         """Take everything back; what was published can be found until it is evicted."""
         self.pool.release(sequence.blocks)
-        sequence.blocks, sequence.slots, sequence.published = [], NO_SLOTS, 0
+        sequence.blocks, sequence.slots, sequence.slot_room, sequence.published = [], NO_SLOTS, NO_SLOTS, 0
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raise OutOfBlocks unless the pool balances and its holders are the running sequences."""
@@ -87,6 +86,13 @@ class Memory:
         held = {block for sequence in running for block in sequence.blocks}
         if len(held) != self.pool.used:
             raise OutOfBlocks(f"{self.pool.used} KV blocks are marked used, running sequences hold {len(held)}")
+
+    def _fill_slots(self, sequence: Sequence, held: int) -> None:
+        """The slots of the blocks behind the first `held`; joining tensors took longer than all else a round books."""
+        size = self.pool.block_size
+        for number, block in enumerate(sequence.blocks[held:], start=held):
+            sequence.slot_room[number * size : (number + 1) * size] = self.cache.block_slots[block]
+        sequence.slots = sequence.slot_room[: len(sequence.blocks) * size]
 
     def _extend_hashes(self, sequence: Sequence, positions: int) -> None:
         """Hashes of every full block within the first `positions` tokens, which never change once there."""

@@ -21,7 +21,8 @@ class Sequence:
     """Invariants between steps: `num_computed` < len(tokens); while decoding it is len(tokens) − 1, so that the last
     token (the anchor) is the only one the target has not processed, and `draft_held` ≤ num_computed.
 
-    key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position.
+    key: 63-bit name of the sequence on the draft link, never reused. slots: int64 slot of every reserved position, the
+    beginning of slot_room, which is long enough for all the request may need.
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
     published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
@@ -34,6 +35,7 @@ class Sequence:
     tokens: list[int]
     blocks: list[int] = field(default_factory=list)
     slots: Tensor = NO_SLOTS
+    slot_room: Tensor = NO_SLOTS
     num_computed: int = 0
     hashes: list[bytes] = field(default_factory=list)
     published: int = 0
@@ -52,6 +54,11 @@ class Sequence:
     @property
     def prompt_tokens(self) -> int:
         return len(self.request.prompt_token_ids)
+
+    @property
+    def most_tokens(self) -> int:
+        """Prompt and output at their longest."""
+        return self.prompt_tokens + self.request.sampling.max_tokens
 
     @property
     def emitted(self) -> int:
