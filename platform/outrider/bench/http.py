@@ -51,7 +51,7 @@ def measure_http(
     batch = [chosen[place % len(chosen)] for place in range(streams)]
     served = {"model": model, "temperature": 0, "ignore_eos": True}
     with ExitStack() as stack:
-        local = stack.enter_context(setup.open(LinkKind.PROCESS, streams=streams))
+        local = stack.enter_context(setup.open(LinkKind.PROCESS, streams=streams, prefix_cache=True))
         runner = stack.enter_context(asyncio.Runner())
         client = StreamClient(url, key)
         stack.callback(lambda: runner.run(client.close()))
