@@ -41,7 +41,7 @@ async def tokenise(ask: Ask, tenant: Tenant, texts: Mapping[str, TextModel]) -> 
     Raises InvalidRequest for ids that mean nothing there and for a constraint that nothing meets, UnsupportedParameter
     for tools that no such model knows.
     """
-    open_ = _that_know_tools(ask, open_texts(ask.model, tenant, texts))
+    open_ = _that_know_tools(ask, _that_chat(ask, open_texts(ask.model, tenant, texts)))
     _check_ids("logit_bias", [token for token, _ in ask.sampling.logit_bias], open_)
     _check_ids("stop_token_ids", ask.sampling.stop_token_ids, open_)
     _check_ids("prompt", [token for prompt in ask.prompts if isinstance(prompt, tuple) for token in prompt], open_)
@@ -75,6 +75,13 @@ async def _check_constraint(ask: Ask, text: TextModel) -> None:
     except InvalidRequest as error:
         error.param = "tools" if ask.tools else ask.constraint_field
         raise
+
+
+def _that_chat(ask: Ask, texts: dict[str, TextModel]) -> dict[str, TextModel]:
+    """For a conversation, the models with a chat template; all where none has one, and the first then says so."""
+    if not isinstance(ask.prompts[0], Conversation):
+        return texts
+    return {name: text for name, text in texts.items() if text.has_chat_template} or texts
 
 
 def _that_know_tools(ask: Ask, texts: dict[str, TextModel]) -> dict[str, TextModel]:

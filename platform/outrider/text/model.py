@@ -90,7 +90,7 @@ class TextModel:
         """
         from jinja2 import TemplateError
 
-        if not self._tokenizer.chat_template:
+        if not self.has_chat_template:
             raise InvalidRequest(
                 f"model {self.name} has no chat template: use /v1/completions, or put a chat_template.jinja beside its "
                 "tokenizer.json",
@@ -109,6 +109,11 @@ class TextModel:
                 f"this model's chat template refuses the conversation: {error}", param="messages"
             ) from error
         return self._special.encode(prompt + opening, hidden, lambda part: self._ids(part, add_special_tokens=False))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `encode_chat` can say anything; a base model has none and serves completions."""
+        return bool(self._tokenizer.chat_template)
 
     @property
     def tool_format(self) -> ToolFormat | None:

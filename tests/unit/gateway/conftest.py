@@ -192,7 +192,13 @@ def tool_text(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     return TextModel.load(written_model(tmp_path_factory.mktemp("tools"), {"default": TEMPLATE, "tool_use": taught}))
 
 
-def written_model(root: Path, template: str | dict[str, str]) -> Path:
+@pytest.fixture(scope="session")
+def base_text(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """The same tokenizer without a chat template, as base models have it."""
+    return TextModel.load(written_model(tmp_path_factory.mktemp("base"), None))
+
+
+def written_model(root: Path, template: str | dict[str, str] | None) -> Path:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -26,6 +26,17 @@ async def test_auto_takes_the_cheapest_model_that_keeps_the_floor(site: Any) -> 
     assert (cheap.json()["model"], good.json()["model"]) == ("flash", "pro")
 
 
+async def test_auto_passes_over_a_model_that_cannot_chat(site: Any, base_text: Any) -> None:
+    """A base model has no template: it serves completions, and no conversation is refused because it is there."""
+    site.app.state.gateway.texts["flash"] = base_text
+    site.pro.load = dataclasses.replace(site.pro.load, context_tokens=4096)
+    assert (await site.chat(model="auto")).headers["x-outrider-model"] == "pro"
+    named = await site.chat(model="flash")
+    assert (named.status_code, named.json()["error"]["param"]) == (400, "messages")
+    completed = await site.complete(model="flash")
+    assert completed.status_code == 200
+
+
 async def test_every_answer_names_its_decision(site: Any) -> None:
     for stream in (False, True):
         response = await site.chat(stream=stream)
