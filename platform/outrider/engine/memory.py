@@ -88,10 +88,10 @@ class Memory:
             raise OutOfBlocks(f"{self.pool.used} KV blocks are marked used, running sequences hold {len(held)}")
 
     def _fill_slots(self, sequence: Sequence, held: int) -> None:
-        """The slots of the blocks behind the first `held`; joining tensors took longer than all else a round books."""
-        size = self.pool.block_size
-        for number, block in enumerate(sequence.blocks[held:], start=held):
-            sequence.slot_room[number * size : (number + 1) * size] = self.cache.block_slots[block]
+        """The slots of the blocks behind the first `held`, in place: joining tensors took most of what is booked."""
+        size, new = self.pool.block_size, sequence.blocks[held:]
+        slots = self.cache.block_slots[new[0]] if len(new) == 1 else self.cache.slots_of(new)
+        sequence.slot_room[held * size : len(sequence.blocks) * size] = slots
         sequence.slots = sequence.slot_room[: len(sequence.blocks) * size]
 
     def _extend_hashes(self, sequence: Sequence, positions: int) -> None:
