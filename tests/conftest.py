@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from outrider.local import LinkKind, LocalEngine
+from outrider_kernels import BuildError, library
 from support.engines import open_tiny
 from support.tiny import TinyPair, make_drafter, make_target, reference
 
@@ -44,3 +46,12 @@ def separated(separated_engine: LocalEngine) -> LocalEngine:
     if not drafting.ready:
         separated_engine.attach_drafter()
     return separated_engine
+
+
+@pytest.fixture(scope="session")
+def compiled() -> ctypes.CDLL:
+    """The compiled decoder step; skips where this machine cannot build it."""
+    try:
+        return library()
+    except BuildError as error:
+        pytest.skip(f"no compiled step here: {error}")

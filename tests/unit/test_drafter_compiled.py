@@ -12,9 +12,11 @@ from outrider.drafter.config import DSparkConfig
 from outrider.drafter.dspark import DSparkProposer
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
-from outrider_kernels import BuildError, library
+from outrider_kernels import library
 from outrider_kernels.decoder_step import CACHE_VARIABLE
 from support.tiny import TinyPair
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 HEADS = {
     "vanilla": {"markov_head_type": "vanilla"},
@@ -23,14 +25,6 @@ HEADS = {
     "dflash": {"markov_rank": 0, "enable_confidence_head": False},
     "confidence of the hidden state alone": {"confidence_head_with_markov": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_compiler() -> None:
-    try:
-        library()
-    except BuildError as error:
-        pytest.skip(f"no compiled step here: {error}")
 
 
 def model_of(pair: TinyPair, **overrides: object) -> DSparkModel:

@@ -11,16 +11,10 @@ from outrider.engine import TargetModel
 from outrider.engine.attention import Span
 from outrider.engine.target import FlatBatch
 from outrider_kernels import library
-from outrider_kernels.decoder_step import CACHE_VARIABLE, BuildError
+from outrider_kernels.decoder_step import CACHE_VARIABLE
 from support.tiny import TinyPair
 
-
-@pytest.fixture(autouse=True)
-def _needs_a_compiler() -> None:
-    try:
-        library()
-    except BuildError as error:
-        pytest.skip(f"no compiled step here: {error}")
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def prompt(target: TargetModel, length: int) -> tuple[FlatBatch, torch.Tensor]:

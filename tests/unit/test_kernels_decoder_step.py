@@ -51,14 +51,6 @@ SPANS = {
 }
 
 
-@pytest.fixture(scope="module")
-def compiled() -> ctypes.CDLL:
-    try:
-        return library()
-    except BuildError as error:
-        pytest.skip(f"no compiled step here: {error}")
-
-
 def weights_of(shape: str, *, bf16: bool = False) -> DecoderWeights:
     hidden, layers, heads, kv_heads, width, inner, vocab = SHAPES[shape]
     generator = torch.Generator().manual_seed(1)

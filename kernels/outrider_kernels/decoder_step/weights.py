@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["DecoderLayer", "DecoderRows", "DecoderWeights", "HeadWeights", "Projection"]
@@ -26,6 +27,22 @@ class DecoderLayer(NamedTuple):
     gate: Tensor
     up: Tensor
     down: Tensor
+
+    @classmethod
+    def of(cls, layer: Any, heads: int, kv_heads: int) -> DecoderLayer:
+        """A module whose parts have the names of `transformers`' Qwen3 layers, its joint projections in one matrix."""
+        attention, mlp = layer.self_attn, layer.mlp
+        norms = (attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(kv_heads, -1))
+        return cls(
+            input_norm=layer.input_layernorm.weight,
+            qkv=torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
+            qk_norm=torch.cat(norms),
+            out=attention.o_proj.weight,
+            post_norm=layer.post_attention_layernorm.weight,
+            gate=mlp.gate_proj.weight,
+            up=mlp.up_proj.weight,
+            down=mlp.down_proj.weight,
+        )
 
 
 class Projection(NamedTuple):

@@ -14,7 +14,6 @@ from torch import Tensor
 from outrider.drafter.blocks import block_inputs, block_noise, draw_blocks
 from outrider.drafter.geometry import Geometry
 from outrider.drafter.heads import MarkovHead
-from outrider.drafter.layers import Layer
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
 from outrider_kernels import DecoderLayer, DecoderRows, DecoderWeights, HeadWeights, NativeHead, PendingStep, library
@@ -118,7 +117,7 @@ def _weights(model: DSparkModel) -> DecoderWeights:
     exponents = torch.arange(0, geometry.width, 2, dtype=torch.float32) / geometry.width
     return DecoderWeights(
         embedding=model.embed_tokens.weight,
-        layers=tuple(_layer(layer, geometry) for layer in model.layers if isinstance(layer, Layer)),
+        layers=tuple(DecoderLayer.of(layer, geometry.heads, geometry.groups) for layer in model.layers),
         final_norm=model.norm.weight,
         head=model.lm_head.weight,
         frequencies=geometry.rope_theta**-exponents,
@@ -126,19 +125,4 @@ def _weights(model: DSparkModel) -> DecoderWeights:
         kv_heads=geometry.groups,
         eps=model.config.rms_norm_eps,
         scaling=geometry.scale or geometry.width**-0.5,
-    )
-
-
-def _layer(layer: Layer, geometry: Geometry) -> DecoderLayer:
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = (attention.q_norm.weight.expand(geometry.heads, -1), attention.k_norm.weight.expand(geometry.groups, -1))
-    return DecoderLayer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
-        qk_norm=torch.cat(norms),
-        out=attention.o_proj.weight,
-        post_norm=layer.post_attention_layernorm.weight,
-        gate=mlp.gate_proj.weight,
-        up=mlp.up_proj.weight,
-        down=mlp.down_proj.weight,
     )

@@ -75,7 +75,10 @@ def _weights(model: Any, projection: FeatureProjection | None) -> DecoderWeights
         tapped = Projection(projection.layer_ids, projection.fc, projection.hidden_norm, projection.eps)
     return DecoderWeights(
         embedding=model.model.embed_tokens.weight,
-        layers=tuple(_layer(layer, config) for layer in model.model.layers),
+        layers=tuple(
+            DecoderLayer.of(layer, config.num_attention_heads, config.num_key_value_heads)
+            for layer in model.model.layers
+        ),
         final_norm=model.model.norm.weight,
         head=model.lm_head.weight,
         frequencies=rotary.inv_freq,
@@ -85,22 +88,4 @@ def _weights(model: Any, projection: FeatureProjection | None) -> DecoderWeights
         scaling=model.model.layers[0].self_attn.scaling,
         rotation_scale=rotary.attention_scaling,
         projection=tapped,
-    )
-
-
-def _layer(layer: Any, config: Any) -> DecoderLayer:
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = (
-        attention.q_norm.weight.expand(config.num_attention_heads, -1),
-        attention.k_norm.weight.expand(config.num_key_value_heads, -1),
-    )
-    return DecoderLayer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
-        qk_norm=torch.cat(norms),
-        out=attention.o_proj.weight,
-        post_norm=layer.post_attention_layernorm.weight,
-        gate=mlp.gate_proj.weight,
-        up=mlp.up_proj.weight,
-        down=mlp.down_proj.weight,
     )
