@@ -8,7 +8,8 @@
 
 extern "C" {
 
-// A weight [columns, depth] as panels of 32 columns, [panels][depth][32], in fp32 or, where that loses nothing, bf16.
+// A weight [columns, depth] as panels of 32 columns, [panels][depth][32], in fp32 or, where that loses nothing, bf16:
+// there columns i and 16 + i of a panel lie side by side, as the halves of one 32-bit word.
 struct Packed {
     const void* data;
     int64_t columns, depth, is_bf16;

@@ -195,12 +195,15 @@ def _pointer(kept: list[Any], tensor: Tensor) -> int:
 
 
 def _packed(kept: list[Any], weight: Tensor) -> Structure:
-    """The matrix [N, K] as panels [⌈N/32⌉, K, 32]."""
+    """The matrix [N, K] as panels [⌈N/32⌉, K, 32], bf16 columns in pairs (layout.h)."""
     columns, depth = weight.shape
     halves = weight.detach().to(torch.bfloat16)
     exact = torch.equal(halves.to(weight.dtype), weight)
     source = pad(halves if exact else weight.detach(), (0, 0, 0, -columns % _PANEL))
-    panels = source.view(-1, _PANEL, depth).transpose(1, 2).contiguous()
+    panels = source.view(-1, _PANEL, depth).transpose(1, 2)
+    if exact:
+        panels = panels.unflatten(2, (2, _LANES)).transpose(2, 3)
+    panels = panels.contiguous()
     kept.append(panels)
     return _Packed(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
 

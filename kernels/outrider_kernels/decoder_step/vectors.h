@@ -14,14 +14,11 @@ typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t IntVec __attribute__((vector_size(64)));
 typedef uint32_t WideVec __attribute__((vector_size(64)));
 typedef float LooseVec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t LooseHalf __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t LooseWide __attribute__((vector_size(64), aligned(4), may_alias));
 
 inline Vec load(const float* from) { return *reinterpret_cast<const LooseVec*>(from); }
-inline Vec load(const uint16_t* from) {  // bf16: the upper half of a float
-    return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const LooseHalf*>(from), WideVec) << 16);
-}
 inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
-inline Vec splat(float value) { return Vec{} + value; }
+inline Vec splat(float value) { return value - Vec{}; }  // 0 + value is an addition: −0 would become 0
 
 inline float sum(Vec v) {
     float total = 0;
