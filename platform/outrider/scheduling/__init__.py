@@ -1,7 +1,35 @@
-"""The arithmetic of deciding what to verify: step-cost curves and prefix schedulers. NumPy only."""
+"""The arithmetic of deciding what to verify: step-cost curves, prefix schedulers, calibration. NumPy only."""
 
-from outrider.scheduling.algorithm1 import algorithm1
-from outrider.scheduling.calibration import Calibration, prefix_survival
+from outrider.scheduling.algorithm1 import Algorithm1, algorithm1
+from outrider.scheduling.asynchronous import Asynchronous
+from outrider.scheduling.baselines import DepthTable, FixedDepth, NoDrafts, Threshold
+from outrider.scheduling.calibration import Calibration, prefix_survival, traffic_class
+from outrider.scheduling.constrained import Constrained
 from outrider.scheduling.curve import StepCostCurve
+from outrider.scheduling.floors import hopeless, needed_tokens
+from outrider.scheduling.forecast import Forecast
+from outrider.scheduling.named import scheduler_named
+from outrider.scheduling.scheduler import Budget, PrefixScheduler, Requests, RoundCosts
 
-__all__ = ["Calibration", "StepCostCurve", "algorithm1", "prefix_survival"]
+__all__ = [
+    "Algorithm1",
+    "Asynchronous",
+    "Budget",
+    "Calibration",
+    "Constrained",
+    "DepthTable",
+    "FixedDepth",
+    "Forecast",
+    "NoDrafts",
+    "PrefixScheduler",
+    "Requests",
+    "RoundCosts",
+    "StepCostCurve",
+    "Threshold",
+    "algorithm1",
+    "hopeless",
+    "needed_tokens",
+    "prefix_survival",
+    "scheduler_named",
+    "traffic_class",
+]

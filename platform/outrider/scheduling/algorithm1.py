@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
 
+from outrider.scheduling.baselines import FixedDepth
 from outrider.scheduling.curve import StepCostCurve
+from outrider.scheduling.scheduler import Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of
 
-__all__ = ["algorithm1"]
+__all__ = ["Algorithm1", "algorithm1"]
 
 
 def algorithm1(
-    survival: NDArray[np.float64],
-    caps: NDArray[np.int64],
+    survival: Floats,
+    caps: Ints,
     curve: StepCostCurve,
     *,
     fixed_s: float = 0.0,
     other_tokens: int = 0,
-    weights: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64]:
+    weights: Floats | None = None,
+) -> Ints:
     """Depth ℓ_r for each request, int64 [R].
 
     survival: prefix survival a_{r,j} = Π_{i≤j} c_{r,i}, float64 [R, γ], non-increasing along a row.
@@ -32,17 +35,35 @@ def algorithm1(
     first one that does not strictly raise Θ stops the search. Early stopping keeps the depth of slot k free of anything
     drawn after it.
     """
-    requests, slots = survival.shape
+    requests = len(survival)
     weight = np.ones(requests) if weights is None else weights
-    owner, slot = (np.arange(slots) < caps[:, None]).nonzero()
-    gain = (weight[:, None] * survival)[owner, slot]
-    order = np.lexsort((owner, slot, -gain))
-    gain, owner = gain[order], owner[order]
-
-    base = other_tokens + requests
+    gain, owner = candidates(weight[:, None] * survival, caps)
     steps = np.arange(gain.size + 1)
     expected = weight.sum() + np.concatenate(([0.0], np.cumsum(gain)))
-    theta = expected / (fixed_s + curve.seconds_at(base + steps))
+    theta = expected / (fixed_s + curve.seconds_at(other_tokens + requests + steps))
     stops = (theta[1:] <= theta[:-1]).nonzero()[0]
     admitted = int(stops[0]) if stops.size else gain.size
-    return np.bincount(owner[:admitted], minlength=requests)
+    return depths_of(owner[:admitted], requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm1:
+    """As published: everyone is drafted for, and blocks are cut by live confidences with early stopping."""
+
+    name: str = "algorithm1"
+    admissible: bool = True
+
+    def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
+        """Everyone is drafted for."""
+        return FixedDepth(0).budget(requests, costs)
+
+    def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
+        """Depths by Algorithm 1 on the whole round's cost."""
+        return algorithm1(
+            survival,
+            requests.caps,
+            costs.step,
+            fixed_s=costs.drafted_s + budget.draft_s,
+            other_tokens=costs.other_tokens,
+            weights=requests.weights,
+        )

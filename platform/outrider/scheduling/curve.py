@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +66,28 @@ class StepCostCurve:
         share = max(0.0, (tokens - left) / (right - left))
         return self.seconds[place - 1] + share * (self.seconds[place] - self.seconds[place - 1])
 
+    @property
+    def hull(self) -> StepCostCurve:
+        """Its lower convex hull: where T has stairs, what the next token costs in the long run."""
+        return _hull(self)
+
     def points(self) -> tuple[tuple[int, float], ...]:
         """The curve as ((tokens, seconds), …), the form that load snapshots carry."""
         return tuple(zip(self.tokens, self.seconds, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _hull(curve: StepCostCurve) -> StepCostCurve:
+    """By Andrew's monotone chain; the end points are always on it."""
+    kept: list[tuple[int, float]] = []
+    for x, y in curve.points():
+        while len(kept) > 1 and (kept[-1][1] - kept[-2][1]) * (x - kept[-2][0]) >= (y - kept[-2][1]) * (
+            kept[-1][0] - kept[-2][0]
+        ):
+            kept.pop()
+        kept.append((x, y))
+    tokens, seconds = zip(*kept, strict=True)
+    return StepCostCurve(tokens, seconds, curve.version)
 
 
 def _isotonic(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,114 @@
+"""The asynchronous scheduler: whom to draft for and how much to verify from the last rounds, where from live ones.
+
+The budget is what maximises Θ on confidences that are at least one round old, so the search may be global: a curve's
+stairs, at which early stopping sticks, are no obstacle, and the budget is known before the draft is (DSpark, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from outrider.scheduling.scheduler import Bools, Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of
+
+__all__ = ["Asynchronous", "best_budget", "within_allowances"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asynchronous:
+    """Verifies K draft tokens, K from earlier rounds, of the requests that live confidences favour."""
+
+    name: str = "asynchronous"
+    admissible: bool = True
+
+    def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
+        """The best D and K on what earlier rounds foretell."""
+        return best_budget(requests, costs)
+
+    def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
+        """The K candidates of largest live w·a: that (r, k) is among them depends on x_{r,<k} and on other requests."""
+        del costs
+        _, owners = candidates(requests.weights[:, None] * survival, requests.caps)
+        return depths_of(owners[within_allowances(owners, requests)][: budget.tokens], len(requests))
+
+
+def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
+    """The set D of requests and the number K of draft tokens that maximise expected Θ on what is known beforehand.
+
+        Θ(D, K) = (Σ_r w_r + Σ of the K largest w_r·a_{r,j}, r ∈ D) / (host + T_draft(D) + T(R + K)),  K = 0 for D = ∅
+
+    Requests enter D in the order of what drafting for them can gain, w_r·Σ_j a_{r,j}, less what their lag takes off.
+    Sizes of D are tried in powers of two, all K of each at once: O(R·γ·log R). Requests that are probed or behind their
+    TPOT target come first and are in every D; without any, D may be empty.
+    """
+    value = requests.weights[:, None] * requests.expected
+    inside_caps = np.arange(value.shape[1]) < requests.caps[:, None]
+    gain = np.where(inside_caps, value, 0.0).sum(axis=1)
+    plain_emitted = float(requests.weights.sum())
+    plain_rate = plain_emitted / (costs.plain_s + costs.step.step_s(max(len(requests), 1)))
+    lag_s = _lag_s(requests, costs)
+    ordered = np.flatnonzero(gain > 0)
+    must = _must(requests)[ordered]
+    worth = gain[ordered] - plain_rate * lag_s[ordered]
+    ordered = ordered[np.lexsort((ordered, -worth, ~must))]
+    forced = int(np.count_nonzero(must))
+    if not len(ordered):
+        return Budget(np.zeros(len(requests), dtype=np.bool_), tokens=0)
+
+    sizes = _sizes(len(ordered), forced)
+    rank = np.full(len(requests), len(ordered))
+    rank[ordered] = np.arange(len(ordered))
+    gains, owners = candidates(value, np.where(rank < len(ordered), requests.caps, 0))
+    within = within_allowances(owners, requests)
+    gains, owners = gains[within], owners[within]
+    taken = rank[owners][None, :] < sizes[:, None]
+    counts, emitted = _running(taken, gains)
+    draft_s = costs.draft(sizes) + lag_s[ordered].cumsum()[sizes - 1]
+    verify_s = costs.verify_s(len(requests), len(gains))
+    theta = (plain_emitted + emitted) / (costs.drafted_s + draft_s[:, None] + verify_s[counts])
+    row, place = np.unravel_index(int(theta.argmax()), theta.shape)
+    if not forced and theta[row, place] <= plain_emitted / (costs.plain_s + verify_s[0]):
+        return Budget(np.zeros(len(requests), dtype=np.bool_), tokens=0)
+    return Budget(rank < sizes[row], int(counts[row, place]), float(draft_s[row]))
+
+
+def within_allowances(owners: Ints, requests: Requests) -> Bools:
+    """Which candidates, looked at in this order, their tenants' allowances admit, bool [N].
+
+    A tenant's own larger candidates alone decide, so a prefix stays a prefix and nothing looks ahead.
+    """
+    admitted = np.ones(len(owners), dtype=np.bool_)
+    for tenant in np.flatnonzero(requests.allowances >= 0):
+        mine = requests.tenants[owners] == tenant
+        admitted &= ~mine | (mine.cumsum() <= requests.allowances[tenant])
+    return admitted
+
+
+def _sizes(most: int, forced: int) -> Ints:
+    """How many requests to consider drafting for, int64, ascending: `most` and halves of it, `forced` at least."""
+    sizes = {max(most >> halvings, forced, 1) for halvings in range(most.bit_length())}
+    return np.array(sorted(sizes), dtype=np.int64)
+
+
+def _running(taken: Bools, gains: Floats) -> tuple[Ints, Floats]:
+    """Candidates taken and their gains summed up, after none, one, … of N, both [sizes, N + 1]."""
+    counts = np.zeros((taken.shape[0], taken.shape[1] + 1), dtype=np.int64)
+    emitted = np.zeros(counts.shape)
+    np.cumsum(taken, axis=1, out=counts[:, 1:])
+    np.cumsum(np.where(taken, gains, 0.0), axis=1, out=emitted[:, 1:])
+    return counts, emitted
+
+
+def _lag_s(requests: Requests, costs: RoundCosts) -> Floats:
+    """Seconds of catching up per round, spread over the rounds a request has left, float64 [R]."""
+    if not len(requests.lag_tokens) or costs.append_row_s == 0:
+        return np.zeros(len(requests))
+    rounds = requests.remaining / (1.0 + requests.expected.sum(axis=1)) if len(requests.remaining) else 1.0
+    return np.asarray(requests.lag_tokens * costs.append_row_s / np.maximum(rounds, 1.0))
+
+
+def _must(requests: Requests) -> Bools:
+    """Requests that are drafted for whatever it costs, bool [R]."""
+    must = requests.probes if len(requests.probes) else np.zeros(len(requests), dtype=np.bool_)
+    return must | (requests.needed > 1.0) if len(requests.needed) else must
