@@ -1,7 +1,8 @@
 """The asynchronous scheduler: whom to draft for and how much to verify from the last rounds, where from live ones.
 
-The budget is what maximises Θ on confidences that are at least one round old, so the search may be global: a curve's
-stairs, at which early stopping sticks, are no obstacle, and the budget is known before the draft is (DSpark, section 4).
+The budget is what maximises Θ on confidences that are at least one round old, so the search may be global: stairs of
+the curve, at which early stopping sticks, are no obstacle, and the budget is known before the draft is (DSpark,
+section 4).
 """
 
 from __future__ import annotations

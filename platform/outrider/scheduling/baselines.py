@@ -19,7 +19,8 @@ def _everyone(requests: Requests, costs: RoundCosts) -> Budget:
 
 def _proposed(survival: Floats, caps: Ints) -> Ints:
     """Slots with a token in them, within the caps, int64 [R]."""
-    return np.minimum(np.count_nonzero(survival > 0, axis=1), caps)
+    slots: Ints = np.minimum(np.count_nonzero(survival > 0, axis=1), caps)
+    return slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class Threshold:
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Slots above the threshold; the depth of slot k looks at nothing drawn after slot k−1."""
         del costs, budget
-        return np.minimum(np.count_nonzero(survival >= max(self.least, 1e-12), axis=1), requests.caps)
+        deep: Ints = np.count_nonzero(survival >= max(self.least, 1e-12), axis=1)
+        return np.minimum(deep, requests.caps)
 
 
 @dataclass(frozen=True, slots=True)

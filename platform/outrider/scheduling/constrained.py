@@ -59,7 +59,8 @@ def _floors(requests: Requests, survival: Floats) -> Ints:
         return np.zeros(len(requests), dtype=np.int64)
     proposed = np.minimum(np.count_nonzero(survival > 0, axis=1), requests.caps)
     before = 1.0 + np.cumsum(survival, axis=1) - survival
-    return np.minimum(np.count_nonzero(before < requests.needed[:, None], axis=1), proposed)
+    floors: Ints = np.minimum(np.count_nonzero(before < requests.needed[:, None], axis=1), proposed)
+    return floors
 
 
 def _slots(owners: Ints, requests: int) -> Ints:
@@ -73,7 +74,7 @@ def _slots(owners: Ints, requests: int) -> Ints:
 
 
 def _priced(keys: Floats, unpriced: int, requests: Requests, costs: RoundCosts, budget: Budget) -> int:
-    """How many of the candidates, looked at in this order, are admitted: the unpriced ones, then the worthwhile ones."""
+    """How many candidates are admitted in this order: the unpriced ones, then those worth their price."""
     most = len(keys)
     emitted = requests.weights.sum() + np.concatenate(([0.0], np.cumsum(keys)))
     hull_s = costs.hull_s(len(requests), most)

@@ -5,8 +5,8 @@ the saving that cutting a block cannot give. After drafting, `fill` cuts each bl
 
 Everything in `Requests` and `RoundCosts` is at least one round old or fixed at arrival, so nothing decided from them
 looks at what a round draws. Under rejection verification the event {ℓ_r ≥ k} must not depend on x_k or anything drawn
-after it (DSpark, arXiv 2607.05147, Appendix A); a scheduler says in `admissible` whether it keeps to that. Under coupled
-verification every scheduler is lossless.
+after it (DSpark, arXiv 2607.05147, Appendix A); a scheduler says in `admissible` whether it keeps to that. Under
+coupled verification every scheduler is lossless.
 
 Shapes: R decoding requests, γ block size, N candidates (request, slot) in the order in which they are looked at.
 """
@@ -103,7 +103,7 @@ class RoundCosts:
         return beside + (self.step.step_s(requests) - float(beside[0]))
 
     def hull_s(self, requests: int, most: int) -> Floats:
-        """As `verify_s` on the lower convex hull of T, whose slope neither vanishes on a stair nor leaps at its edge."""
+        """As `verify_s` on the lower convex hull of T, whose slope neither vanishes on a stair nor leaps at an edge."""
         tokens = self.other_tokens + requests + np.arange(most + 1)
         hull = self.step.hull.seconds_at(tokens)
         start_s = self.step.step_s(requests) if self.other_tokens else self.step.step_s(int(tokens[0]))
