@@ -43,7 +43,7 @@ class Forecast:
     """
 
     def __init__(self, block_size: int) -> None:
-        self._prior = _PRIOR_RATE ** np.arange(1, block_size + 1)
+        self._prior: Floats = np.full(block_size, _PRIOR_RATE).cumprod()
         self._classes: dict[str, _Class] = {}
 
     def expected(self, kinds: Sequence[str], own: Sequence[Floats | None]) -> Floats:
@@ -51,7 +51,8 @@ class Forecast:
         known = [self._class(kind) for kind in kinds]
         rows = np.array([each.survival if row is None else row for each, row in zip(known, own, strict=True)])
         trust = np.array([each.accepted / each.expected for each in known])
-        return np.minimum(rows * trust[:, None], 1.0)
+        survival: Floats = np.minimum(rows * trust[:, None], 1.0)
+        return survival
 
     def after(self, kind: str, own: Floats | None, survival: Floats) -> Floats:
         """Take in a drafted block's live survival float64 [γ]; returns what is now known of its request."""
