@@ -3,6 +3,7 @@
 from outrider.bench.acceptance import measure_acceptance
 from outrider.bench.decode import measure_decode
 from outrider.bench.exact import measure_exact
+from outrider.bench.heavier import measure_heavier
 from outrider.bench.http import measure_http
 from outrider.bench.memory import measure_memory
 from outrider.bench.report import Report, Table
@@ -20,6 +21,7 @@ __all__ = [
     "measure_acceptance",
     "measure_decode",
     "measure_exact",
+    "measure_heavier",
     "measure_http",
     "measure_memory",
     "measure_round",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from outrider.engine import TargetModel
 from outrider.engine.attention import Span
 from outrider.engine.target import FlatBatch
 
-__all__ = ["measure_step"]
+__all__ = ["measure_step", "verify_step"]
 
 STOCK = "stock"
 _BLOCK = 16
@@ -46,7 +46,7 @@ def measure_step(
     for depth in depths:
         for count in requests:
             label = f"{count} request{'s' if count > 1 else ''}, depth {depth}"
-            steps = {name: _step(target, count, depth + 1, context) for name, target in arms.items()}
+            steps = {name: verify_step(target, [depth + 1] * count, context) for name, target in arms.items()}
             runs = take_turns(steps, repetitions, lambda line, label=label: say(f"{label}, {line}"))  # type: ignore[misc]
             table = Table(f"a step, {label}", ("arm", "ms", f"speed ÷ {STOCK}", "tokens/s"))
             for name, seconds in runs.items():
@@ -60,18 +60,21 @@ def measure_step(
     return report
 
 
-def _step(target: TargetModel, requests: int, length: int, context: int) -> Callable[[], float]:
-    """Seconds of a forward, the mean of several in a row; one before them warms what the other arms have emptied."""
-    blocks = -(-(context + length) // _BLOCK)
-    cache = target.new_cache(blocks * requests, _BLOCK)
-    slots = [cache.slots_of(list(range(row * blocks, (row + 1) * blocks))) for row in range(requests)]
-    positions = torch.arange(context, context + length).repeat(requests).to(target.device)
-    tokens = torch.arange(requests * length).remainder(target.vocab_size).to(target.device)
+def verify_step(target: TargetModel, lengths: Sequence[int], context: int) -> Callable[[], float]:
+    """Seconds of a forward of requests that each verify `lengths` tokens after `context`, the mean of several in a row.
+
+    One before them warms what the other arms have emptied.
+    """
+    blocks = -(-(context + max(lengths)) // _BLOCK)
+    cache = target.new_cache(blocks * len(lengths), _BLOCK)
+    slots = [cache.slots_of(list(range(row * blocks, (row + 1) * blocks))) for row in range(len(lengths))]
+    positions = torch.cat([torch.arange(context, context + length) for length in lengths]).to(target.device)
+    tokens = torch.arange(len(positions)).remainder(target.vocab_size).to(target.device)
     batch = FlatBatch(
         tokens,
         positions,
-        tuple(Span(context, length, each) for each in slots),
-        torch.arange(requests * length, device=target.device),
+        tuple(Span(context, length, each) for length, each in zip(lengths, slots, strict=True)),
+        torch.arange(len(positions), device=target.device),
     )
     forward = partial(target.forward, batch, cache)
 

@@ -240,6 +240,35 @@ def step(
 
 
 @app.command()
+def heavier(
+    megabytes: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 60, 120, 240 if absent.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(min=1, help="Rows of a step; 1 to 64 if absent.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts for the tokens per round.")] = 12,
+    max_tokens: MaxTokens = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Turns of every size, eight steps each.")] = 10,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The step's cost when the same function weighs more: where verifying eight rows costs little more than one."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_heavier
+
+    with _saying() as say:
+        report = measure_heavier(
+            setup, megabytes=tuple(megabytes or (60, 120, 240)), tokens=tuple(tokens or (1, 2, 4, 8, 16, 32, 64)),
+            prompts=prompts, max_tokens=max_tokens, repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
     key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,
