@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from outrider.bench.client import StreamClient
+from outrider.bench.client import Leave, StreamClient, Streamed
+from outrider.bench.goodput import Fate
 from outrider.errors import ConfigurationError
 
 OPENING = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}], "usage": None}
@@ -95,3 +97,75 @@ async def test_an_absent_server_is_said() -> None:
     async with StreamClient("http://test", "k", transport=httpx.MockTransport(refuse)) as client:
         with pytest.raises(ConfigurationError, match="refused"):
             await client.chat({})
+
+
+async def reply(content: bytes, *, status: int = 200, leave: Leave | None = None, headers: Any = None) -> Streamed:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, stream=Pieces(content, 9), headers=headers)
+
+    async with StreamClient("http://test", "k", timeout_s=0.2, transport=httpx.MockTransport(answer)) as client:
+        return await client.ask({"model": "pro"}, leave)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fate"),
+    [
+        (429, "overloaded", Fate.REFUSED),
+        (503, "not_ready", Fate.REFUSED),
+        (401, "invalid_api_key", Fate.REFUSED),
+        (500, "engine_fault", Fate.FAILED),
+    ],
+)
+async def test_a_refusal_is_told_from_a_failure_and_keeps_its_code(status: int, code: str, fate: Fate) -> None:
+    streamed = await reply(json.dumps({"error": {"message": "m", "code": code}}).encode(), status=status)
+    assert (streamed.fate, streamed.reason, streamed.first_s) == (fate, code, None)
+    assert (await reply(b"<html>", status=status)).reason == f"HTTP {status}"
+
+
+async def test_a_broken_stream_keeps_what_had_come() -> None:
+    streamed = await reply(stream(delta("a"), delta("b"), {"error": {"code": "target_lost", "message": "m"}}))
+    assert (streamed.fate, streamed.reason, streamed.completion_tokens) == (Fate.FAILED, "target_lost", 2)
+    assert streamed.first_s is not None
+
+
+async def test_a_client_leaves_after_tokens_of_the_server_s_running_count() -> None:
+    def counted(text: str, tokens: int) -> dict[str, Any]:
+        return delta(text) | {"usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
+
+    content = stream(OPENING, counted("ab", 2), counted("cdef", 6), counted("g", 7), USAGE)
+    streamed = await reply(content, leave=Leave(after_tokens=5))
+    assert (streamed.fate, streamed.completion_tokens, streamed.text_events) == (Fate.CANCELLED, 6, 2)
+    assert (await reply(content, leave=Leave(after_tokens=99))).fate is Fate.ANSWERED
+
+
+class Endless(httpx.AsyncByteStream):
+    """Answers once and then never again; knows whether it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield stream(delta("a"))
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(("leave", "fate"), [(Leave(after_s=0.02), Fate.CANCELLED), (None, Fate.TIMED_OUT)])
+async def test_leaving_and_losing_patience_close_the_stream(leave: Leave | None, fate: Fate) -> None:
+    body = Endless()
+
+    async with StreamClient(
+        "http://test", "k", timeout_s=0.1, transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+    ) as client:
+        streamed = await client.ask({}, leave)
+    assert (streamed.fate, streamed.completion_tokens, body.closed) == (fate, 1, True)
+
+
+async def test_what_the_server_decided_and_counted_is_kept() -> None:
+    usage = USAGE["usage"] | {"outrider": {"rounds": 4, "acceptance_length": 3.0}}  # type: ignore[operator]
+    headers = {"x-outrider-depth-cap": "5", "x-request-id": "r"}
+    streamed = await reply(stream(delta("a"), USAGE | {"usage": usage}), headers=headers)
+    assert streamed.decision == {"depth-cap": "5"}
+    assert streamed.usage["outrider"]["rounds"] == 4

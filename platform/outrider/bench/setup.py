@@ -19,7 +19,7 @@ from outrider.local import LinkKind, LocalEngine, open_engine
 from outrider.scheduling import StepCostCurve
 from outrider.types import GenerationRequest, SamplingParams
 
-__all__ = ["UNTRIMMED", "Setup", "requests_for"]
+__all__ = ["UNTRIMMED", "Setup", "requests_for", "surroundings"]
 
 UNTRIMMED = StepCostCurve(tokens=(1, 1 << 20), seconds=(1.0, 1.0), version="untrimmed")
 """A curve under which verifying is free, so that Algorithm 1 admits every drafted token. Never serve with it."""
@@ -72,7 +72,7 @@ class Setup:
         )
 
     def configuration(self) -> dict[str, Any]:
-        """The run's surroundings, as they are now: other work on the machine shows in the load average."""
+        """What is run and where."""
         return {
             "target": self.target.name,
             "drafter": self.drafter.name,
@@ -80,13 +80,20 @@ class Setup:
             "device": self.device,
             "torch_threads": self.threads,
             "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
-            "cpus": os.cpu_count() or 0,
-            "cpu": _cpu_name(),
-            "load_average": [round(load, 2) for load in os.getloadavg()],
-            "versions": {"outrider": outrider.__version__, "python": platform.python_version(), **_versions()},
-            "revision": _revision(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **surroundings(),
         }
+
+
+def surroundings() -> dict[str, Any]:
+    """This machine and checkout, as they are now: other work on the machine shows in the load average."""
+    return {
+        "cpus": os.cpu_count() or 0,
+        "cpu": _cpu_name(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "versions": {"outrider": outrider.__version__, "python": platform.python_version(), **_versions()},
+        "revision": _revision(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 def requests_for(
