@@ -6,11 +6,12 @@ from outrider_kernels.decoder_step import (
     DecoderRows,
     DecoderWeights,
     HeadWeights,
-    NativeHead,
+    NativeDraft,
     NativeStep,
     PendingStep,
     Projection,
     library,
+    store_context,
 )
 from outrider_kernels.packed_linear import Linear, packed_linear, plain_linear
 
@@ -21,11 +22,12 @@ __all__ = [
     "DecoderWeights",
     "HeadWeights",
     "Linear",
-    "NativeHead",
+    "NativeDraft",
     "NativeStep",
     "PendingStep",
     "Projection",
     "library",
     "packed_linear",
     "plain_linear",
+    "store_context",
 ]

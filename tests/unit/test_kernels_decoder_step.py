@@ -18,16 +18,19 @@ from outrider_kernels import (
     DecoderRows,
     DecoderWeights,
     HeadWeights,
-    NativeHead,
+    NativeDraft,
     NativeStep,
     PendingStep,
     Projection,
     library,
+    store_context,
 )
 from outrider_kernels.decoder_step import (
     CACHE_VARIABLE,
     built,
+    native_choose,
     native_fits,
+    native_noise,
     reference_context,
     reference_draw,
     reference_step,
@@ -248,30 +251,72 @@ def test_contexts_of_a_drafter(compiled: ctypes.CDLL) -> None:
     generator = torch.Generator().manual_seed(3)
     rows, positions = torch.randn(63, 256, generator=generator), torch.randint(2000, (63,), generator=generator)
     slots = torch.randperm(100, generator=generator)[:63]
-    planes = [[torch.zeros(2, 100, 2, 64) for _ in range(2)] for _ in range(2)]
-    NativeStep(compiled, weights).store_context(rows, positions, slots, *map(list, planes[0]))
-    reference_context(weights, rows, positions, slots, *map(list, planes[1]))
+    planes = [[torch.zeros(2, 4, 25, 2, 64) for _ in range(2)] for _ in range(2)]
+    store_context(NativeStep(compiled, weights), rows, positions, slots, *planes[0])
+    reference_context(weights, rows, positions, slots, *planes[1])
     for ours, theirs in zip(planes[0], planes[1], strict=True):
         close(ours, theirs)
 
 
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("rank", [0, 24])
-@pytest.mark.parametrize(("blocks", "vocab"), [(1, 97), (5, 64), (16, 2050)])
-def test_blocks_are_drawn_as_the_reference_draws_them(
-    compiled: ctypes.CDLL, blocks: int, vocab: int, rank: int, random: bool
+@pytest.mark.parametrize(("blocks", "shape"), [(1, "small"), (5, "odd panels"), (16, "demo")])
+def test_blocks_are_proposed_as_the_reference_proposes_them(
+    compiled: ctypes.CDLL, blocks: int, shape: str, rank: int, random: bool
 ) -> None:
+    weights = replace(weights_of(shape), projection=None)
+    hidden, layers, _, kv_heads, width, _, vocab = SHAPES[shape]
     generator = torch.Generator().manual_seed(4)
 
     def drawn(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)
 
     w1, w2 = (drawn(vocab, rank), drawn(vocab, rank)) if rank else (None, None)
-    head = HeadWeights(48, vocab, w1, w2, drawn(48 + (rank if blocks > 1 else 0)), 0.5)
-    hidden, logits, anchors = drawn(7 * blocks, 48), 3 * drawn(7 * blocks, vocab), torch.arange(blocks)
-    noise = torch.empty(blocks, 7, vocab).exponential_(generator=generator) if random else None
-    temperature = torch.linspace(0, 1.5, blocks)
-    expected = reference_draw(head, hidden, logits, anchors, noise, temperature)
-    tokens, confidence = NativeHead(compiled, head).draw(hidden, logits.clone(), anchors, noise, temperature)
+    head = HeadWeights(hidden, vocab, w1, w2, drawn(hidden + (rank if blocks > 1 else 0)), 0.5)
+    keys, values = drawn(layers, 16, 40, kv_heads, width), drawn(layers, 16, 40, kv_heads, width)
+    anchors, positions = torch.arange(blocks), torch.arange(blocks) * 3 % 40
+    first_slot = [40 * block for block in range(blocks)]
+    ids = torch.full((blocks, 7), 2)
+    ids[:, 0] = anchors
+    places = positions[:, None] + torch.arange(7)
+    rows = DecoderRows(
+        token_ids=ids.flatten(),
+        positions=places.flatten(),
+        first_row=range(0, 7 * blocks + 1, 7),
+        context=positions.tolist(),
+        keys=[plane.flatten(0, 1) for plane in keys],
+        values=[plane.flatten(0, 1) for plane in values],
+        wanted=torch.arange(7 * blocks),
+        first_slot=first_slot,
+        causal=False,
+        writes=False,
+    )
+    temperature, seeds, choices = torch.linspace(0, 1.5, blocks), torch.arange(blocks) - 3, torch.arange(blocks) % 2
+    noise = [
+        [native_noise(compiled, int(seeds[b]), int(choices[b]), int(place) + 1, vocab) for place in places[b]]
+        for b in range(blocks)
+    ]
+    raced = torch.stack([torch.stack(each) for each in noise]) if random else None
+    final, logits = reference_step(weights, rows)
+    expected = reference_draw(head, final, logits, anchors, raced, temperature)
+    draft = NativeDraft(NativeStep(compiled, weights), head, block_size=7, mask_token=2)
+    racers = (temperature, seeds, choices) if random else None
+    tokens, confidence = draft.propose(first_slot, anchors, positions, racers, keys, values)
     assert torch.equal(tokens, expected[0])
     close(confidence, expected[1])
+
+
+@pytest.mark.parametrize("vocab", [1, 33, 2048])
+def test_rows_are_chosen_by_argmax_or_by_their_race(compiled: ctypes.CDLL, vocab: int) -> None:
+    generator = torch.Generator().manual_seed(8)
+    logits, temperature = 3 * torch.randn(64, vocab, generator=generator), torch.arange(64) % 4 * 0.5
+    seeds, positions, choices = torch.arange(64) * 7 - 90, torch.arange(64) + 3, torch.arange(64) % 3
+    noise = torch.stack(
+        [
+            native_noise(compiled, seed, choice, position, vocab)
+            for seed, choice, position in zip(seeds.tolist(), choices.tolist(), positions.tolist(), strict=True)
+        ]
+    )
+    chance = torch.softmax(logits / temperature.clamp(min=1e-9)[:, None], dim=1)
+    expected = torch.where(temperature > 0, (chance / noise).argmax(dim=1), logits.argmax(dim=1))
+    assert torch.equal(native_choose(compiled, logits, (temperature, seeds, choices), positions), expected)

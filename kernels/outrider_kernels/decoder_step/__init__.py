@@ -8,7 +8,8 @@ and 2.3, or 1.5 where its weights are bf16 (one thread, the least of 44 turns on
 from __future__ import annotations
 
 from outrider_kernels.decoder_step.build import CACHE_VARIABLE, BuildError, built, library
-from outrider_kernels.decoder_step.native import NativeHead, NativeStep, native_fits
+from outrider_kernels.decoder_step.native import NativeStep, native_fits
+from outrider_kernels.decoder_step.native_draft import NativeDraft, native_choose, native_noise, store_context
 from outrider_kernels.decoder_step.pending import PendingStep
 from outrider_kernels.decoder_step.reference import reference_context, reference_draw, reference_step
 from outrider_kernels.decoder_step.weights import DecoderLayer, DecoderRows, DecoderWeights, HeadWeights, Projection
@@ -20,14 +21,17 @@ __all__ = [
     "DecoderRows",
     "DecoderWeights",
     "HeadWeights",
-    "NativeHead",
+    "NativeDraft",
     "NativeStep",
     "PendingStep",
     "Projection",
     "built",
     "library",
+    "native_choose",
     "native_fits",
+    "native_noise",
     "reference_context",
     "reference_draw",
     "reference_step",
+    "store_context",
 ]

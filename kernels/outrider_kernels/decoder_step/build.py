@@ -25,7 +25,7 @@ CACHE_VARIABLE = "OUTRIDER_KERNEL_CACHE"
 _SOURCE = Path(__file__).with_name("step.cpp")
 _HEADERS = tuple(sorted(_SOURCE.parent.glob("*.h")))
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
-_FUNCTIONS = ("outrider_step", "outrider_context", "outrider_draw")
+_FUNCTIONS = ("outrider_step", "outrider_context", "outrider_propose", "outrider_choose", "outrider_noise")
 _COMPILE_LIMIT_S = 300.0
 
 

@@ -7,6 +7,7 @@
 
 #include "layout.h"
 #include "product.h"
+#include "race.h"
 
 namespace {
 
@@ -38,8 +39,8 @@ void store_context(const Model& model, const ContextRows& all, int64_t from, int
                 norm_rotate(keys + head * width, layer.qk_norm + queries + head * width, &turns[row * width], width,
                             model.eps);
             const int64_t at = all.slots[from + row] * all.kv_stride;
-            std::memcpy(all.keys[number] + at, keys, kv_width * sizeof(float));
-            std::memcpy(all.values[number] + at, keys + kv_width, kv_width * sizeof(float));
+            std::memcpy(all.keys + number * all.layer_stride + at, keys, kv_width * sizeof(float));
+            std::memcpy(all.values + number * all.layer_stride + at, keys + kv_width, kv_width * sizeof(float));
         }
     }
 }
@@ -53,42 +54,50 @@ float dot(const float* a, const float* b, int64_t width) {
     return sum(total) + rest;
 }
 
-// argmax, or under a temperature the winner of the exponential race: argmax softmax(logits / T) / noise.
-int64_t winner(const float* logits, const float* noise, float temperature, int64_t vocab) {
-    Vec highest_seen = splat(-INFINITY);
-    int64_t v = 0;
-    for (; v + LANES <= vocab; v += LANES) {
-        const Vec here = load(logits + v);
-        highest_seen = here > highest_seen ? here : highest_seen;
-    }
-    float most = -INFINITY;
-    for (int i = 0; i < LANES; ++i) most = std::max(most, highest_seen[i]);
-    for (; v < vocab; ++v) most = std::max(most, logits[v]);
-    int64_t best = std::find(logits, logits + vocab, most) - logits;
-    if (best == vocab) return 0;  // nothing but NaN
-    if (!noise || temperature <= 0) return best;
-    const float inverse = 1.0f / temperature;
-    float highest = -1;
-    for (v = 0; v < vocab; v += LANES) {
-        float chance[LANES] = {};
-        const int64_t count = std::min<int64_t>(LANES, vocab - v);
-        for (int64_t i = 0; i < count; ++i) chance[i] = (logits[v + i] - most) * inverse;
-        store(chance, exponential(load(chance)));
-        for (int64_t i = 0; i < count; ++i) {
-            const float score = chance[i] / noise[v + i];
-            if (score > highest) highest = score, best = v + i;
-        }
-    }
-    return best;
-}
+// The rows of blocks, each its anchor and masks after it, and what they come out as; kept between rounds.
+struct BlockRows {
+    std::vector<int64_t> token_ids, positions, first_row, wanted;
+    std::vector<float*> keys, values;
+    std::vector<float> hidden, logits;
 
-// Blocks from…to, slot after slot: all of them share a product.
-void draw(const DraftHead& head, const DraftBlocks& all, int64_t from, int64_t to) {
+    Batch batch(const Model& model, const Proposal& all) {
+        const int64_t rows = all.blocks * all.slots;
+        token_ids.assign(rows, all.mask_token);
+        positions.resize(rows);
+        wanted.resize(rows);
+        first_row.resize(all.blocks + 1);
+        for (int64_t row = 0; row < rows; ++row) {
+            if (row % all.slots == 0) token_ids[row] = all.anchors[row / all.slots];
+            positions[row] = all.positions[row / all.slots] + row % all.slots;
+            wanted[row] = row;
+        }
+        for (int64_t block = 0; block <= all.blocks; ++block) first_row[block] = block * all.slots;
+        planes(keys, all.keys, model.layers, all.layer_stride);
+        planes(values, all.values, model.layers, all.layer_stride);
+        hidden.resize(rows * model.hidden);
+        logits.resize(rows * model.head.columns);
+        Batch batch = {};
+        batch.rows = batch.wanted_rows = rows, batch.spans = all.blocks, batch.kv_stride = all.kv_stride;
+        batch.token_ids = token_ids.data(), batch.positions = positions.data(), batch.first_row = first_row.data();
+        batch.context = all.context, batch.first_slot = all.first_slot;
+        batch.keys = keys.data(), batch.values = values.data();
+        batch.wanted = wanted.data(), batch.hidden = hidden.data(), batch.logits = logits.data();
+        return batch;
+    }
+
+    static void planes(std::vector<float*>& to, float* first, int64_t layers, int64_t stride) {
+        to.resize(layers);
+        for (int64_t number = 0; number < layers; ++number) to[number] = first + number * stride;
+    }
+};
+
+// Blocks from…to, slot after slot: all of them share a product. The logits take the biases in.
+void draw(const DraftHead& head, const Proposal& all, BlockRows& rows, int64_t from, int64_t to) {
     const int64_t count = to - from, row_width = all.slots * head.vocab;
     static thread_local std::vector<float> latents;
     latents.resize(count * head.rank);
     for (int64_t slot = 0; slot < all.slots; ++slot) {
-        float* logits = all.logits + from * row_width + slot * head.vocab;
+        float* logits = &rows.logits[from * row_width + slot * head.vocab];
         for (int64_t block = from; block < to && head.rank; ++block) {
             const int64_t previous = slot ? all.tokens[block * all.slots + slot - 1] : all.anchors[block];
             std::memcpy(&latents[(block - from) * head.rank], head.w1 + previous * head.rank,
@@ -98,11 +107,13 @@ void draw(const DraftHead& head, const DraftBlocks& all, int64_t from, int64_t t
             product(head.w2, 0, panels(head.w2), latents.data(), count, head.rank, logits, row_width, true);
         for (int64_t block = from; block < to; ++block) {
             const int64_t place = block * all.slots + slot;
-            const float* scores = all.logits + place * head.vocab;
-            const float* noise = all.noise ? all.noise + place * head.vocab : nullptr;
-            all.tokens[place] = winner(scores, noise, all.noise ? all.temperature[block] : 0.0f, head.vocab);
+            const float temperature = all.temperature ? all.temperature[block] : 0.0f;
+            const RowKey key = temperature > 0 ? row_key(all.seeds[block], all.choices[block],
+                                                         all.positions[block] + slot + 1)
+                                               : RowKey{};
+            all.tokens[place] = winner(&rows.logits[place * head.vocab], head.vocab, temperature, key);
             float confidence = head.confidence_bias;
-            confidence += dot(all.hidden + place * head.hidden, head.confidence, head.hidden);
+            confidence += dot(&rows.hidden[place * head.hidden], head.confidence, head.hidden);
             if (head.confidence_reads_previous)
                 confidence += dot(&latents[(block - from) * head.rank], head.confidence + head.hidden, head.rank);
             all.confidence[place] = std::isnan(confidence) ? -INFINITY : confidence;

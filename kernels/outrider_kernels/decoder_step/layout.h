@@ -44,13 +44,13 @@ struct Batch {
     float *hidden, *logits;   // [wanted, d] after the final norm, [wanted, V]; null when not wanted
 };
 
-// Rows [count, d] of which every layer's keys and values are stored at `slots`, as a drafter keeps its contexts.
+// Rows [count, d] of which every layer's keys and values are stored at `slots`, as a drafter keeps its contexts: in
+// planes [slots, K, D], one layer's `layer_stride` floats after the last's.
 struct ContextRows {
-    int64_t count, kv_stride;
+    int64_t count, kv_stride, layer_stride;
     const float* rows;
     const int64_t *positions, *slots;
-    float* const* keys;
-    float* const* values;
+    float *keys, *values;
 };
 
 // The sequential head: bias W2·W1[previous], and the confidence w·[h; W1[previous]] + b.
@@ -61,16 +61,25 @@ struct DraftHead {
     Packed w2;
 };
 
-// R blocks of γ slots: hidden [R, γ, d]; logits [R, γ, V], to which the biases are added; noise [R, γ, V] and
-// temperature [R], null when all is greedy. Out: tokens and confidence [R, γ].
-struct DraftBlocks {
-    int64_t blocks, slots;
-    const float* hidden;
-    float* logits;
-    const float *noise, *temperature;
-    const int64_t* anchors;
+// R blocks of γ slots to propose: slot k of block r stands at positions[r] + k, sees the block's context rows, which
+// start at first_slot[r] of planes as ContextRows has them, and chooses the token after it. temperature, seeds and
+// choices [R] are null when all is greedy. Out: tokens and confidence [R, γ].
+struct Proposal {
+    int64_t blocks, slots, mask_token, kv_stride, layer_stride;
+    const int64_t *anchors, *positions, *first_slot, *context;
+    float *keys, *values;
+    const float* temperature;
+    const int64_t *seeds, *choices;
     int64_t* tokens;
     float* confidence;
+};
+
+// Rows of logits [count, V] of which one token each is chosen, to stand at `positions`. Out: tokens.
+struct Choosing {
+    int64_t count, vocab;
+    const float *logits, *temperature;
+    const int64_t *seeds, *choices, *positions;
+    int64_t* tokens;
 };
 
 }  // extern "C"

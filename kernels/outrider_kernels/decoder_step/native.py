@@ -7,7 +7,6 @@ widened in registers: the same arithmetic from half the bytes.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from outrider_kernels.decoder_step.weights import DecoderRows, DecoderWeights, HeadWeights
+from outrider_kernels.decoder_step.weights import DecoderRows, DecoderWeights
 
-__all__ = ["NativeHead", "NativeStep", "native_fits"]
+__all__ = ["PACKED", "NativeStep", "native_fits", "packed", "pointer", "struct"]
 
 _LANES = 16
 _PANEL = 32
@@ -27,52 +26,34 @@ _SHARED_PRODUCTS = 1 << 28
 busy cores more than they saved at 16 rows of 14 M weights and below."""
 
 
-def _struct(name: str, **fields: Any) -> type[Structure]:
+def struct(name: str, **fields: Any) -> type[Structure]:
     return type(name, (Structure,), {"_fields_": list(fields.items())})
 
 
 _I = c_int64
 _P = c_void_p
-_Packed = _struct("Packed", data=_P, columns=_I, depth=_I, is_bf16=_I)
+PACKED = struct("Packed", data=_P, columns=_I, depth=_I, is_bf16=_I)
 _MATRICES = ("qkv", "out", "gate", "up", "down")
 _NORMS = ("input_norm", "qk_norm", "post_norm")
-_Layer = _struct("Layer", **dict.fromkeys(_NORMS, _P), **dict.fromkeys(_MATRICES, _Packed))
-_Model = _struct(
+_Layer = struct("Layer", **dict.fromkeys(_NORMS, _P), **dict.fromkeys(_MATRICES, PACKED))
+_Model = struct(
     "Model",
     **dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "head_dim", "inner"), _I),
     **dict.fromkeys(("eps", "scaling", "rotation_scale", "projection_eps"), c_float),
     **dict.fromkeys(("embedding", "frequencies", "final_norm", "projection_norm"), _P),
     layer=POINTER(_Layer),
-    head=_Packed,
-    projection=_Packed,
+    head=PACKED,
+    projection=PACKED,
     tapped=POINTER(_I),
     tapped_count=_I,
 )
-_Batch = _struct(
+_Batch = struct(
     "Batch",
     **dict.fromkeys(("rows", "spans", "causal", "writes", "kv_stride", "wanted_rows"), _I),
     **dict.fromkeys(("token_ids", "positions"), _P),
     **dict.fromkeys(("first_row", "context", "first_slot"), POINTER(_I)),
     **dict.fromkeys(("slots", "keys", "values"), POINTER(_P)),
     **dict.fromkeys(("features", "wanted", "hidden", "logits"), _P),
-)
-_ContextRows = _struct(
-    "ContextRows",
-    **dict.fromkeys(("count", "kv_stride"), _I),
-    **dict.fromkeys(("rows", "positions", "slots"), _P),
-    **dict.fromkeys(("keys", "values"), POINTER(_P)),
-)
-_DraftHead = _struct(
-    "DraftHead",
-    **dict.fromkeys(("rank", "hidden", "vocab", "confidence_reads_previous"), _I),
-    **dict.fromkeys(("w1", "confidence"), _P),
-    confidence_bias=c_float,
-    w2=_Packed,
-)
-_DraftBlocks = _struct(
-    "DraftBlocks",
-    **dict.fromkeys(("blocks", "slots"), _I),
-    **dict.fromkeys(("hidden", "logits", "noise", "temperature", "anchors", "tokens", "confidence"), _P),
 )
 
 
@@ -92,32 +73,32 @@ class NativeStep:
     """One stack's packed weights and the call. One thread at a time uses it; the call releases the interpreter."""
 
     def __init__(self, library: ctypes.CDLL, weights: DecoderWeights) -> None:
-        self._library = library
+        self.library = library
         self._kept: list[Any] = []
         self._hidden_size = weights.embedding.shape[1]
         self._vocab_size = weights.head.shape[0]
         layers = (_Layer * len(weights.layers))()
         for place, layer in zip(layers, weights.layers, strict=True):
             for name in _NORMS:
-                setattr(place, name, _pointer(self._kept, getattr(layer, name)))
+                setattr(place, name, pointer(self._kept, getattr(layer, name)))
             for name in _MATRICES:
-                setattr(place, name, _packed(self._kept, getattr(layer, name)))
-        self._model = self._describe(weights, layers)
+                setattr(place, name, packed(self._kept, getattr(layer, name)))
+        self.model = self._describe(weights, layers)
         self._products = weights.head.numel() + sum(m.numel() for layer in weights.layers for m in layer if m.ndim == 2)
 
     def _describe(self, weights: DecoderWeights, layers: Any) -> Structure:
         model: Any = _Model(
             layers=len(layers), hidden=self._hidden_size, heads=weights.heads, kv_heads=weights.kv_heads,
             head_dim=weights.head_dim, inner=weights.layers[0].gate.shape[0], eps=weights.eps, scaling=weights.scaling,
-            rotation_scale=weights.rotation_scale, embedding=_pointer(self._kept, weights.embedding),
-            frequencies=_pointer(self._kept, weights.frequencies), final_norm=_pointer(self._kept, weights.final_norm),
-            layer=layers, head=_packed(self._kept, weights.head),
+            rotation_scale=weights.rotation_scale, embedding=pointer(self._kept, weights.embedding),
+            frequencies=pointer(self._kept, weights.frequencies), final_norm=pointer(self._kept, weights.final_norm),
+            layer=layers, head=packed(self._kept, weights.head),
         )  # fmt: skip
         if weights.projection is not None:
             layer_ids, fc, norm, eps = weights.projection
             model.projection, model.projection_norm, model.projection_eps = (
-                _packed(self._kept, fc),
-                _pointer(self._kept, norm),
+                packed(self._kept, fc),
+                pointer(self._kept, norm),
                 eps,
             )
             model.tapped, model.tapped_count = _ints(layer_ids), len(layer_ids)
@@ -138,63 +119,23 @@ class NativeStep:
             wanted=rows.wanted.data_ptr(), hidden=final.data_ptr() if hidden else None,
             logits=scores.data_ptr() if logits else None,
         )  # fmt: skip
-        shared = self._products * rows.token_ids.shape[0] >= _SHARED_PRODUCTS
-        threads = torch.get_num_threads() if shared else 1
-        self._library.outrider_step(ctypes.byref(self._model), ctypes.byref(batch), c_int(threads))
+        threads = self.threads(rows.token_ids.shape[0])
+        self.library.outrider_step(ctypes.byref(self.model), ctypes.byref(batch), c_int(threads))
         return final, scores
 
-    def store_context(
-        self, rows: Tensor, positions: Tensor, slots: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
-    ) -> None:
-        """Keys and values of rows [n, d], taken as every layer's normed input, into [slots, K, D] of each layer."""
-        context = _ContextRows(
-            count=rows.shape[0], kv_stride=keys[0].stride(0), rows=rows.data_ptr(), positions=positions.data_ptr(),
-            slots=slots.data_ptr(), keys=_pointers(keys), values=_pointers(values),
-        )  # fmt: skip
-        threads = min(torch.get_num_threads(), rows.shape[0])
-        self._library.outrider_context(ctypes.byref(self._model), ctypes.byref(context), c_int(threads))
+    def threads(self, rows: int) -> int:
+        """How many threads a step of so many rows is worth."""
+        return torch.get_num_threads() if self._products * rows >= _SHARED_PRODUCTS else 1
 
 
-class NativeHead:
-    """The sequential head of a drafter, for drawing blocks."""
-
-    def __init__(self, library: ctypes.CDLL, weights: HeadWeights) -> None:
-        self._library = library
-        self._kept: list[Any] = []
-        w1, w2 = weights.w1, weights.w2
-        reads = weights.confidence.shape[0] > weights.hidden_size
-        self._head: Any = _DraftHead(
-            rank=0 if w1 is None else w1.shape[1], hidden=weights.hidden_size, vocab=weights.vocab_size,
-            confidence_reads_previous=reads, confidence=_pointer(self._kept, weights.confidence),
-            confidence_bias=weights.confidence_bias,
-        )  # fmt: skip
-        if w1 is not None and w2 is not None:
-            self._head.w1, self._head.w2 = _pointer(self._kept, w1), _packed(self._kept, w2)
-
-    def draw(
-        self, hidden: Tensor, logits: Tensor, anchors: Tensor, noise: Tensor | None, temperature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As `reference_draw`, and as there the logits are spent."""
-        blocks, slots = len(anchors), logits.shape[0] // len(anchors)
-        tokens, confidence = torch.empty(blocks, slots, dtype=torch.int64), torch.empty(blocks, slots)
-        drawn = _DraftBlocks(
-            blocks=blocks, slots=slots, hidden=hidden.data_ptr(), logits=logits.data_ptr(),
-            noise=None if noise is None else noise.data_ptr(), temperature=temperature.data_ptr(),
-            anchors=anchors.data_ptr(), tokens=tokens.data_ptr(), confidence=confidence.data_ptr(),
-        )  # fmt: skip
-        threads = min(torch.get_num_threads(), blocks)
-        self._library.outrider_draw(ctypes.byref(self._head), ctypes.byref(drawn), c_int(threads))
-        return tokens, confidence
-
-
-def _pointer(kept: list[Any], tensor: Tensor) -> int:
+def pointer(kept: list[Any], tensor: Tensor) -> int:
     """Its address; the tensor joins those kept alive."""
     held = tensor.detach().float().contiguous()
     kept.append(held)
     return held.data_ptr()
 
 
-def _packed(kept: list[Any], weight: Tensor) -> Structure:
+def packed(kept: list[Any], weight: Tensor) -> Structure:
     """The matrix [N, K] as panels [⌈N/32⌉, K, 32], bf16 columns in pairs (layout.h)."""
     columns, depth = weight.shape
     halves = weight.detach().to(torch.bfloat16)
@@ -205,7 +146,7 @@ def _packed(kept: list[Any], weight: Tensor) -> Structure:
         panels = panels.unflatten(2, (2, _LANES)).transpose(2, 3)
     panels = panels.contiguous()
     kept.append(panels)
-    return _Packed(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
+    return PACKED(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
 
 
 def _ints(values: Any) -> Any:

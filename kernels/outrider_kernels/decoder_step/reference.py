@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
@@ -38,13 +36,13 @@ def reference_context(
     rows: Tensor,
     positions: Tensor,
     slots: Tensor,
-    keys: Sequence[Tensor],
-    values: Sequence[Tensor],
+    keys: Tensor,
+    values: Tensor,
 ) -> None:
-    """As `NativeStep.store_context`."""
+    """As `store_context`."""
     heads, both, width = weights.heads, weights.heads + weights.kv_heads, weights.head_dim
     cos, sin = _turn(weights, positions)
-    for layer, key_plane, value_plane in zip(weights.layers, keys, values, strict=True):
+    for layer, key_plane, value_plane in zip(weights.layers, keys.flatten(1, 2), values.flatten(1, 2), strict=True):
         kv = linear(rows, layer.qkv[heads * width :]).view(len(rows), 2, -1, width)
         normed = torch.rms_norm(kv[:, 0], (width,), None, weights.eps) * layer.qk_norm[heads:both]
         key_plane[slots], value_plane[slots] = _rotated(normed, cos, sin), kv[:, 1]

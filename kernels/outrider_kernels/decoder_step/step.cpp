@@ -241,32 +241,55 @@ class Step {
     std::vector<int64_t> span_of_;
 };
 
-}  // namespace
-
-extern "C" {
-
-void outrider_step(const Model* model, const Batch* batch, int threads) {
-    if (threads == 1) return Step(*model, *batch, 1).run(0);
+void run_step(const Model& model, const Batch& batch, int threads) {
+    if (threads == 1) return Step(model, batch, 1).run(0);
     std::optional<Step> step;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp single
-        step.emplace(*model, *batch, omp_get_num_threads());  // may be fewer than asked for
+        step.emplace(model, batch, omp_get_num_threads());  // may be fewer than asked for
         step->run(omp_get_thread_num());
     }
 }
 
-// Rows are independent from here on, so threads take runs of them.
-void outrider_context(const Model* model, const ContextRows* rows, int threads) {
+// Threads take runs of independent items.
+template <class Run>
+void in_parts(int64_t items, int threads, Run run) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int part = 0; part < threads; ++part)
-        store_context(*model, *rows, rows->count * part / threads, rows->count * (part + 1) / threads);
+    for (int part = 0; part < threads; ++part) run(items * part / threads, items * (part + 1) / threads);
 }
 
-void outrider_draw(const DraftHead* head, const DraftBlocks* blocks, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int part = 0; part < threads; ++part)
-        draw(*head, *blocks, blocks->blocks * part / threads, blocks->blocks * (part + 1) / threads);
+}  // namespace
+
+extern "C" {
+
+void outrider_step(const Model* model, const Batch* batch, int threads) { run_step(*model, *batch, threads); }
+
+void outrider_context(const Model* model, const ContextRows* rows, int threads) {
+    in_parts(rows->count, threads, [&](int64_t from, int64_t to) { store_context(*model, *rows, from, to); });
+}
+
+void outrider_propose(const Model* model, const DraftHead* head, const Proposal* all, int threads) {
+    static thread_local BlockRows kept;
+    BlockRows& rows = kept;  // the calling thread's, whichever draws
+    run_step(*model, rows.batch(*model, *all), threads);
+    in_parts(all->blocks, threads, [&](int64_t from, int64_t to) { draw(*head, *all, rows, from, to); });
+}
+
+void outrider_choose(const Choosing* all, int threads) {
+    in_parts(all->count, threads, [&](int64_t from, int64_t to) {
+        for (int64_t row = from; row < to; ++row)
+            all->tokens[row] = winner(all->logits + row * all->vocab, all->vocab, all->temperature[row],
+                                      row_key(all->seeds[row], all->choices[row], all->positions[row]));
+    });
+}
+
+// The race's noise E of tokens 0 to vocab: for tests of its parity with the definition.
+void outrider_noise(int64_t seed, int64_t choice, int64_t position, int64_t vocab, float* to) {
+    for (int64_t v = 0; v < vocab; v += LANES) {
+        const Vec noise = exponential_noise(row_key(seed, choice, position), numbered(v));
+        for (int64_t i = v; i < std::min(v + LANES, vocab); ++i) to[i] = noise[i - v];
+    }
 }
 
 }  // extern "C"

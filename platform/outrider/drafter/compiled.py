@@ -1,4 +1,4 @@
-"""The drafter's round in three compiled calls: contexts in, blocks through the backbone, and drawn left to right.
+"""The drafter's round in two compiled calls: contexts in, and blocks through the backbone and drawn left to right.
 
 Eager stays the reference and does what is missing here: heads with a state or a gate and top-p draw on compiled
 logits in torch; sandwich layers, other dtypes and devices run eagerly altogether.
@@ -16,7 +16,15 @@ from outrider.drafter.geometry import Geometry
 from outrider.drafter.heads import MarkovHead
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
-from outrider_kernels import DecoderLayer, DecoderRows, DecoderWeights, HeadWeights, NativeHead, PendingStep, library
+from outrider_kernels import (
+    DecoderLayer,
+    DecoderRows,
+    DecoderWeights,
+    HeadWeights,
+    NativeDraft,
+    PendingStep,
+    store_context,
+)
 
 __all__ = ["CompiledDraft"]
 
@@ -29,7 +37,7 @@ class CompiledDraft:
     def __init__(self, model: DSparkModel) -> None:
         self._model = model
         self.pending = PendingStep(lambda: _weights(model))
-        self._head: NativeHead | None = None
+        self._draft: NativeDraft | None = None
 
     @staticmethod
     def fits(model: DSparkModel) -> bool:
@@ -52,58 +60,66 @@ class CompiledDraft:
         """Project rows [n, d] into keys and values [L, slots, S, K, D]; places int64 [n] among all slots' rows."""
         step = self.pending.step
         assert step is not None
-        step.store_context(rows.contiguous(), positions, places, _rows(keys), _rows(values))
+        store_context(step, rows.contiguous(), positions, places, keys, values)
 
     def propose(
         self,
-        held: list[tuple[int, int]],
+        first_rows: list[int],
         anchors: Tensor,
         positions: Tensor,
         sampling: RowSampling,
         keys: Tensor,
         values: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """As `draft_blocks`; held: first row and length of each block's context in keys and values."""
-        step, model = self.pending.step, self._model
+        """As `draft_blocks`; first_rows: where in keys and values each block's context begins, `positions` long."""
+        draft = self._native_draft()
+        if draft is not None and not sampling.cuts:
+            racers = (sampling.temperature, sampling.seeds, sampling.choices) if sampling.random else None
+            return draft.propose(first_rows, anchors, positions, racers, keys, values)
+        hidden, logits = self.base(first_rows, anchors, positions, keys, values)
+        noise = block_noise(sampling, block_inputs(self._model, anchors, positions)[1] + 1, logits.shape[-1])
+        return draw_blocks(self._model, hidden, logits, anchors, sampling, noise)
+
+    def base(
+        self, first_rows: list[int], anchors: Tensor, positions: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [R, γ, d] and base logits [R, γ, V] of the blocks `propose` would draw."""
+        step = self.pending.step
         assert step is not None
-        ids, places = block_inputs(model, anchors, positions)
+        ids, places = block_inputs(self._model, anchors, positions)
         count, gamma = ids.shape
         rows = DecoderRows(
             token_ids=ids.view(-1),
             positions=places.view(-1),
             first_row=range(0, (count + 1) * gamma, gamma),
-            context=[length for _, length in held],
+            context=positions.tolist(),
             keys=_rows(keys),
             values=_rows(values),
             wanted=torch.arange(count * gamma),
-            first_slot=[first for first, _ in held],
+            first_slot=first_rows,
             causal=False,
             writes=False,
         )
         hidden, logits = step(rows, hidden=True)
-        noise = block_noise(sampling, places + 1, logits.shape[1])
-        head = self._native_head()
-        if head is not None and not sampling.cuts:
-            return head.draw(hidden, logits, anchors, noise, sampling.temperature)
-        blocks = (count, gamma, -1)
-        return draw_blocks(model, hidden.view(blocks), logits.view(blocks), anchors, sampling, noise)
+        return hidden.view(count, gamma, -1), logits.view(count, gamma, -1)
 
-    def _native_head(self) -> NativeHead | None:
+    def _native_draft(self) -> NativeDraft | None:
         """None where the sequential head has a state or a gate, or where nothing scores confidence."""
-        markov, confidence = self._model.markov_head, self._model.confidence_head
-        if confidence is None or type(markov) not in (MarkovHead, type(None)):
-            return None
-        if self._head is None:
-            weights = HeadWeights(
-                hidden_size=self._model.config.hidden_size,
-                vocab_size=self._model.config.vocab_size,
-                w1=markov.markov_w1.weight if markov else None,
-                w2=markov.markov_w2.weight if markov else None,
-                confidence=confidence.proj.weight[0],
-                confidence_bias=float(confidence.proj.bias),
-            )
-            self._head = NativeHead(library(), weights)
-        return self._head
+        config, markov, confidence = self._model.config, self._model.markov_head, self._model.confidence_head
+        if self._draft is not None or confidence is None or type(markov) not in (MarkovHead, type(None)):
+            return self._draft
+        step = self.pending.step
+        assert step is not None
+        weights = HeadWeights(
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            w1=markov.markov_w1.weight if markov else None,
+            w2=markov.markov_w2.weight if markov else None,
+            confidence=confidence.proj.weight[0],
+            confidence_bias=float(confidence.proj.bias),
+        )
+        self._draft = NativeDraft(step, weights, block_size=config.block_size, mask_token=config.mask_token_id)
+        return self._draft
 
 
 def _rows(planes: Tensor) -> list[Tensor]:

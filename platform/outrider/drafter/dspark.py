@@ -49,9 +49,10 @@ class DSparkProposer(ContextPool):
         self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
     ) -> tuple[Tensor, Tensor]:
         """Blocks of γ tokens with the confidence head's logits, or what stands in for them."""
+        if self.compiled is not None and self.compiled.ready:
+            room = self._keys.shape[2]
+            first_rows = [slot * room for slot in slots]
+            return self.compiled.propose(first_rows, anchors, positions, sampling, self._keys, self._values)
         places = positions.to(self._device)
         rows = placed(sampling, places)
-        if self.compiled is not None and self.compiled.ready:
-            held = [(slot * self._keys.shape[2], self._lengths[slot]) for slot in slots]
-            return self.compiled.propose(held, anchors, places, rows, self._keys, self._values)
         return draft_blocks(self._model, anchors.to(self._device), places, self.view(slots), rows)
