@@ -1,9 +1,9 @@
-"""Measuring a target's step-cost curve where it serves: a profile from another host is wrong here."""
+"""Measuring what a round's parts cost where they are served: a profile from another host is wrong here."""
 
 from __future__ import annotations
 
-import contextlib
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -12,56 +12,93 @@ from outrider.engine.batch import FlatBatch
 from outrider.engine.cache import PagedCache
 from outrider.engine.target import TargetModel
 from outrider.errors import CurveError
-from outrider.scheduling import StepCostCurve
+from outrider.scheduling import CostModel, CostSubject
 
-__all__ = ["measure_step_curve"]
+__all__ = ["measure_steps"]
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_CONTEXTS = (64, 256, 1024, 4096)
+_VERIFIED = 8
+"""Tokens a sequence verifies at most in a measured step."""
+_BLOCK_SIZE = 16
+_MEMORY_BYTES = 128 << 20
+"""Where sequences of a measured step need more than this together, some read the same context."""
 _MOST_PATIENCE = 5
 
 
-def measure_step_curve(
-    target: TargetModel, *, max_tokens: int, context_tokens: int = 128, passes: int = 5
-) -> StepCostCurve:
-    """T(B) for B up to `max_tokens` (16 at least); sequences verify up to eight tokens on `context_tokens` of context.
+def measure_steps(
+    target: TargetModel, *, subject: CostSubject, max_tokens: int, max_s: float = 2.0, passes: int = 5
+) -> CostModel:
+    """T_verify(B) for B up to `max_tokens` (16 at least), at several contexts; sequences verify up to eight tokens.
 
-    Sizes are measured in turn, pass after pass, and the least disturbed of the passes counts, so that a neighbour's
-    burst distorts no single size. While the result is flat, which a busy host can make of any curve, up to five times
-    as many passes are made. Works in memory of its own; raises CurveError when the curve stays flat.
+    Sizes and contexts are measured in turn, pass after pass, and the least disturbed of the passes counts, so that a
+    neighbour's burst distorts no single size. After `max_s` no further pass begins, and a first pass goes on to no
+    longer context. While the result is flat, which a busy host can make of any curve, up to five times as many passes
+    are made. Works in memory of its own; raises CurveError when the curve stays flat.
     """
     sizes = [size for size in _SIZES if size <= max(16, max_tokens)]
-    context_tokens = min(context_tokens, target.context_tokens - 8)
-    block_size = 16
-    per_request = -(-(context_tokens + 8) // block_size)
-    requests = -(-sizes[-1] // 8)
-    cache = target.new_cache(per_request * requests, block_size)
-    slots = [cache.slots_of(list(range(i * per_request, (i + 1) * per_request))) for i in range(requests)]
-    batches = {size: _batch(size, slots, context_tokens) for size in sizes}
-    for batch in batches.values():
-        _timed(target, batch, cache)
-    best = {size: float("inf") for size in sizes}
-    for attempt in range(1, _MOST_PATIENCE * passes + 1):
-        for size, batch in batches.items():
-            best[size] = min(best[size], _timed(target, batch, cache))
-        if attempt >= passes:
-            with contextlib.suppress(CurveError):
-                return StepCostCurve.measured(list(best.items()))
-    return StepCostCurve.measured(list(best.items()))
+    most = target.context_tokens - _VERIFIED
+    contexts = [context for context in _CONTEXTS if context <= most] or [most]
+    requests = -(-sizes[-1] // _VERIFIED)
+    stage = _Stage.of(target, contexts[-1], requests)
+    ends = time.perf_counter() + max_s
+    best: dict[tuple[int, int], float] = {}
+    for context in contexts:
+        if best and time.perf_counter() > ends:
+            break
+        for size in sizes:
+            stage.timed(context, size)
+            best[context, size] = stage.timed(context, size)
+    for attempt in range(2, _MOST_PATIENCE * passes + 1):
+        if attempt > passes or time.perf_counter() > ends:
+            try:
+                return _model(best, subject)
+            except CurveError:
+                if attempt == _MOST_PATIENCE * passes:
+                    raise
+        for context, size in best:
+            best[context, size] = min(best[context, size], stage.timed(context, size))
+    return _model(best, subject)
 
 
-def _batch(size: int, slots: list[torch.Tensor], start: int) -> FlatBatch:
-    """`size` tokens as sequences of eight and one of the rest, each at position `start`."""
-    lengths = [8] * (size // 8) + ([size % 8] if size % 8 else [])
-    spans = tuple(Span(start, length, slots[i]) for i, length in enumerate(lengths))
-    positions = torch.cat([torch.arange(start, start + length) for length in lengths])
-    tokens = torch.zeros(size, dtype=torch.int64)
-    device = slots[0].device
-    return FlatBatch(tokens.to(device), positions.to(device), spans, torch.arange(size, device=device))
+def _model(best: dict[tuple[int, int], float], subject: CostSubject) -> CostModel:
+    return CostModel.measured([(context, size, s) for (context, size), s in best.items()], subject=subject)
 
 
-def _timed(target: TargetModel, batch: FlatBatch, cache: PagedCache) -> float:
-    started = time.perf_counter()
-    target.forward(batch, cache)
-    if target.device.type == "cuda":
-        torch.cuda.synchronize(target.device)
-    return time.perf_counter() - started
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Memory of its own, with room for as many sequences as fit its budget."""
+
+    target: TargetModel
+    cache: PagedCache
+    slots: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, target: TargetModel, context_tokens: int, requests: int) -> _Stage:
+        per_request = -(-(context_tokens + _VERIFIED) // _BLOCK_SIZE)
+        probe = target.new_cache(1, _BLOCK_SIZE)
+        planes = [*probe.kv, *([] if probe.features is None else [probe.features])]
+        fitting = _MEMORY_BYTES // (per_request * sum(plane.nbytes for plane in planes))
+        distinct = max(1, min(requests, fitting))
+        cache = target.new_cache(per_request * distinct, _BLOCK_SIZE)
+        for plane in cache.kv:
+            plane.fill_(0.01)  # memory never written is one page of zeros, which no cache line is spent on
+        slots = [cache.slots_of(list(range(i * per_request, (i + 1) * per_request))) for i in range(distinct)]
+        return cls(target, cache, slots)
+
+    def timed(self, context: int, size: int) -> float:
+        """Seconds of a step of `size` tokens, in sequences of eight and one of the rest, each at `context`."""
+        batch = self._batch(context, size)
+        started = time.perf_counter()
+        self.target.forward(batch, self.cache)
+        if self.target.device.type == "cuda":
+            torch.cuda.synchronize(self.target.device)
+        return time.perf_counter() - started
+
+    def _batch(self, start: int, size: int) -> FlatBatch:
+        lengths = [_VERIFIED] * (size // _VERIFIED) + ([size % _VERIFIED] if size % _VERIFIED else [])
+        spans = tuple(Span(start, length, self.slots[i % len(self.slots)]) for i, length in enumerate(lengths))
+        positions = torch.cat([torch.arange(start, start + length) for length in lengths])
+        device = self.target.device
+        tokens = torch.zeros(size, dtype=torch.int64, device=device)
+        return FlatBatch(tokens, positions.to(device), spans, torch.arange(size, device=device))

@@ -5,6 +5,8 @@ from outrider.scheduling.asynchronous import Asynchronous
 from outrider.scheduling.baselines import DepthTable, FixedDepth, NoDrafts, Threshold
 from outrider.scheduling.calibration import Calibration, prefix_survival, traffic_class
 from outrider.scheduling.constrained import Constrained
+from outrider.scheduling.cost_files import read_costs, write_costs
+from outrider.scheduling.costs import CostModel, CostSubject
 from outrider.scheduling.curve import StepCostCurve
 from outrider.scheduling.floors import hopeless, needed_tokens
 from outrider.scheduling.forecast import Forecast
@@ -17,6 +19,8 @@ __all__ = [
     "Budget",
     "Calibration",
     "Constrained",
+    "CostModel",
+    "CostSubject",
     "DepthTable",
     "FixedDepth",
     "Forecast",
@@ -30,6 +34,8 @@ __all__ = [
     "hopeless",
     "needed_tokens",
     "prefix_survival",
+    "read_costs",
     "scheduler_named",
     "traffic_class",
+    "write_costs",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from outrider.errors import CurveError
 
-__all__ = ["StepCostCurve"]
+__all__ = ["StepCostCurve", "isotonic"]
 
 _FLAT_RATIO = 1.02
 
@@ -30,11 +30,11 @@ class StepCostCurve:
     version: str
 
     @classmethod
-    def measured(cls, samples: Sequence[tuple[int, float]]) -> StepCostCurve:
+    def measured(cls, samples: Sequence[tuple[int, float]], *, may_be_flat: bool = False) -> StepCostCurve:
         """Build from (tokens, seconds) samples: the median per size, made monotone by pool-adjacent-violators.
 
-        Raises CurveError when fewer than two sizes were measured, a time is not positive, or the largest step costs
-        no more than the smallest: under a flat curve verification looks free and a planner would verify everything.
+        Raises CurveError when fewer than two sizes were measured, a time is not positive, or the largest step costs no
+        more than the smallest (unless it `may_be_flat`): verification would look free, and a planner verify everything.
         """
         sizes = sorted({size for size, _ in samples})
         if len(sizes) < 2 or sizes[0] < 1:
@@ -42,14 +42,25 @@ class StepCostCurve:
         medians = [float(np.median([s for size, s in samples if size == want])) for want in sizes]
         if not all(np.isfinite(medians)) or min(medians) <= 0:
             raise CurveError("a step-cost curve needs positive, finite times")
-        seconds = _isotonic(medians)
-        if seconds[-1] < seconds[0] * _FLAT_RATIO:
+        seconds = isotonic(medians)
+        digest = hashlib.sha256(repr([sizes, [f"{s:.9f}" for s in seconds]]).encode()).hexdigest()
+        curve = cls(tuple(sizes), tuple(seconds), digest[:12])
+        if curve.flat and not may_be_flat:
             raise CurveError(
                 f"the step-cost curve is flat: {sizes[-1]} tokens cost {seconds[-1]:.6f} s, "
                 f"{sizes[0]} cost {seconds[0]:.6f} s; measure larger steps"
             )
-        digest = hashlib.sha256(repr([sizes, [f"{s:.9f}" for s in seconds]]).encode()).hexdigest()
-        return cls(tuple(sizes), tuple(seconds), digest[:12])
+        return curve
+
+    def scaled(self, factors: Sequence[float]) -> StepCostCurve:
+        """Every point's seconds times its factor, made monotone again."""
+        seconds = isotonic([s * factor for s, factor in zip(self.seconds, factors, strict=True)])
+        return StepCostCurve(self.tokens, tuple(seconds), self.version)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the largest step costs so little more than the smallest that verification would look free."""
+        return self.seconds[-1] < self.seconds[0] * _FLAT_RATIO
 
     def seconds_at(self, tokens: NDArray[np.int64] | int) -> NDArray[np.float64]:
         """T at the given sizes; beyond the last point the last segment's slope goes on."""
@@ -90,7 +101,7 @@ def _hull(curve: StepCostCurve) -> StepCostCurve:
     return StepCostCurve(tokens, seconds, curve.version)
 
 
-def _isotonic(values: Sequence[float]) -> list[float]:
+def isotonic(values: Sequence[float]) -> list[float]:
     """Least-squares non-decreasing fit with equal weights (pool adjacent violators)."""
     pools: list[tuple[float, int]] = []
     for value in values:
