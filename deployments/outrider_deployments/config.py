@@ -75,6 +75,8 @@ class ModelConfig(_Settings):
     large ones suit GPU kernels."""
     prefix_cache: bool = True
     """Whether requests of one tenant take over what earlier ones computed of the same beginning."""
+    cost_profile: str | None = None
+    """A file of `outrider profile`, used instead of measuring at start; one of another machine or model is refused."""
 
 
 class GatewayConfig(_Settings):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outrider.errors import ModelDirectoryError, PolicyError
+from outrider.scheduling import read_costs
 from outrider_deployments.config import AppConfig, ModelConfig, model_directory, resolve_path
 
 __all__ = ["ModelPaths", "Preflight", "check"]
@@ -14,10 +15,11 @@ __all__ = ["ModelPaths", "Preflight", "check"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPaths:
-    """Where a target and its drafter lie, absolute; no drafter is legal."""
+    """Where a target, its drafter and its cost profile lie, absolute; the last two are optional."""
 
     target: Path
     drafter: Path | None
+    costs: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Preflight:
 def check(config: AppConfig) -> Preflight:
     """Resolve every location and check what can be checked without loading weights.
 
-    Raises PolicyError, ModelDirectoryError, DrafterMismatch or ConfigurationError.
+    Raises PolicyError, ModelDirectoryError, DrafterMismatch, CurveError or ConfigurationError.
     """
     from outrider.policy import load_policy
 
@@ -48,8 +50,11 @@ def check(config: AppConfig) -> Preflight:
 def _check_model(name: str, model: ModelConfig) -> ModelPaths:
     target = model_directory(model.directory)
     vocab_size, hidden_size, num_layers, context_tokens = _target_shape(name, target)
+    costs = None if model.cost_profile is None else resolve_path(model.cost_profile)
+    if costs is not None:
+        read_costs(costs)
     if model.drafter is None:
-        return ModelPaths(target, None)
+        return ModelPaths(target, None, costs)
     from outrider.drafter.projection import FeatureProjection
 
     drafter = model_directory(model.drafter)
@@ -60,7 +65,7 @@ def _check_model(name: str, model: ModelConfig) -> ModelPaths:
         num_layers=num_layers,
         context_tokens=context_tokens,
     )
-    return ModelPaths(target, drafter)
+    return ModelPaths(target, drafter, costs)
 
 
 def _target_shape(name: str, directory: Path) -> tuple[int, ...]:

@@ -6,16 +6,19 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from outrider.scheduling import read_costs
 from outrider.types import GenerationRequest
 from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ray.serve.handle import DeploymentHandle
 
     from outrider.engine import Engine
-    from outrider.scheduling import StepCostCurve
+    from outrider.scheduling import CostModel, CostSubject
     from outrider_deployments.config import ModelConfig, Timeouts
     from outrider_deployments.preflight import ModelPaths
     from outrider_deployments.supervisor import DrafterAddress, DrafterSupervisor
@@ -88,21 +91,25 @@ class TargetReplica:
 
 
 def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) -> Engine:
-    """The engine of one target; measures its step-cost curve here, because one from another machine would be wrong."""
+    """The engine of one target; what rounds cost is measured here, or was on this machine: another's would be wrong."""
     import torch
     from ray import serve
 
-    from outrider.engine import Engine, EngineSettings, TargetModel, measure_step_curve
+    from outrider.engine import Engine, EngineSettings, Profile, TargetModel, cost_subject, measure_steps, role
 
-    role = model.target
-    torch.set_num_threads(role.threads)
-    dtype: torch.dtype = getattr(torch, role.dtype)
-    compiled = role.compile == "background"
-    target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=role.device, compiled=compiled)
+    place = model.target
+    torch.set_num_threads(place.threads)
+    dtype: torch.dtype = getattr(torch, place.dtype)
+    compiled = place.compile == "background"
+    target = TargetModel.load(paths.target, drafter=paths.drafter, dtype=dtype, device=place.device, compiled=compiled)
     block = 1 + (target.projection.block_size if target.projection else 0)
+    drafter_role = role(model.draft.device, model.draft.dtype, model.draft.threads)
 
-    def profile() -> StepCostCurve:
-        return measure_step_curve(target, max_tokens=min(256, model.max_running_requests * block))
+    def subject() -> CostSubject:
+        return cost_subject(target, paths.drafter, drafter_role=drafter_role, link="process")
+
+    def steps() -> CostModel:
+        return measure_steps(target, subject=subject(), max_tokens=min(256, model.max_running_requests * block))
 
     settings = EngineSettings(
         model=name,
@@ -114,4 +121,18 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
         max_queued_requests=model.max_queued_requests,
         draft_timeout_s=timeouts.link_s,
     )
-    return Engine(target, settings, profile(), profile=profile)
+    profile = Profile(steps, model.max_running_requests)
+    if paths.costs is None:
+        return Engine(target, settings, steps(), profile=profile)
+    target.settle()
+    costs = read_costs(paths.costs)
+    costs.check_subject(subject(), source=paths.costs.name, renew=_renewing(model, paths.costs))
+    return Engine(target, settings, costs, profile=profile)
+
+
+def _renewing(model: ModelConfig, profile: Path) -> str:
+    """The command that measures a stale profile again."""
+    drafter = "" if model.drafter is None else f" --drafter {model.drafter} --link process"
+    role = model.target
+    place = f"--threads {role.threads} --dtype {role.dtype} --device {role.device}"
+    return f"outrider profile {model.directory}{drafter} {place} --out {profile}"

@@ -149,6 +149,10 @@ class LoadSnapshot:
     draft_s: float = 0.0
     round_s: float = 0.0
     """Smoothed duration of a whole round (draft, verification, transfer), seconds; 0 before the first."""
+    prediction_bias: float = 0.0
+    """Mean of (predicted − real) ÷ real duration of recent rounds: below 0 the costs known are too low."""
+    prediction_error: float = 0.0
+    """Mean of |predicted − real| ÷ real."""
     acceptance_tokens: tuple[float, ...] = (1.0,)
     drafter_ready: bool = False
     context_tokens: int = 0

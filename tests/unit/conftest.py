@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from outrider.scheduling import CostModel
 from support.engines import CURVE
 from support.texts import VOCAB, save_tokenizer
 from support.tiny import make_drafter, make_target
@@ -26,5 +27,5 @@ def worded_drafter(worded: Path) -> Path:
 
 @pytest.fixture
 def given_curve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`open_engine` takes a given step curve: on a busy machine a measured one may be anything, even flat."""
-    monkeypatch.setattr("outrider.local.engine.measure_step_curve", lambda *_, **__: CURVE)
+    """`open_engine` takes given costs: on a busy machine a measured one may be anything, even flat."""
+    monkeypatch.setattr("outrider.local.engine.measure_steps", lambda *_, **__: CostModel.given(CURVE))

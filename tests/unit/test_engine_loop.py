@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from outrider.engine import Engine, EngineLoop, TargetModel
+from outrider.engine import Engine, EngineLoop, Profile, TargetModel
 from outrider.errors import CurveError, EngineFault, InvalidRequest, NotReady
-from outrider.scheduling import StepCostCurve
+from outrider.scheduling import CostModel, StepCostCurve
 from outrider.types import FinishReason, LoadSnapshot, TokenChunk
 from support.engines import CURVE, in_process_link, make_engine, prompts, request, run, settings
 from support.tiny import TinyPair
@@ -215,7 +215,7 @@ def test_a_replaced_step_is_measured_again_when_idle(
     """As when a compiled step takes over: the load that is told from then on has the new curve."""
     target = TargetModel.load(pair.target)
     cheaper = StepCostCurve((1, 8), (0.1, 0.2), "cheaper")
-    engine = Engine(target, settings(), CURVE, profile=lambda: cheaper)
+    engine = Engine(target, settings(), CURVE, profile=Profile(lambda: CostModel.given(cheaper), 1))
     loop = EngineLoop(engine, heard)
     loop.start()
     assert loop.snapshot().curve_version == CURVE.version
@@ -230,10 +230,10 @@ def test_a_replaced_step_is_measured_again_when_idle(
 
 
 def test_a_measurement_that_fails_leaves_the_old_curve(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flat() -> StepCostCurve:
+    def flat() -> CostModel:
         raise CurveError("the step-cost curve is flat")
 
-    engine = Engine(TargetModel.load(pair.target), settings(), CURVE, profile=flat)
+    engine = Engine(TargetModel.load(pair.target), settings(), CURVE, profile=Profile(flat, 1))
     monkeypatch.setattr(TargetModel, "step_kind", "faster")
-    assert not engine.renew_curve()
+    assert not engine.renew_costs()
     assert engine.curve is CURVE

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from outrider.drafter.projection import FeatureProjection, projection_fingerprint
-from outrider.engine import EngineSettings, TargetModel, measure_step_curve
+from outrider.engine import EngineSettings, TargetModel, cost_subject, measure_steps
 from outrider.errors import (
     ConfigurationError,
     ContextLengthExceeded,
@@ -123,7 +123,7 @@ def test_opening_measures_the_curve_of_this_machine(pair: TinyPair) -> None:
 def test_measuring_leaves_the_engines_memory_alone(pair: TinyPair) -> None:
     target = TargetModel.load(pair.target)
     cache = target.new_cache(4, 16)
-    measure_step_curve(target, max_tokens=16, passes=1)
+    measure_steps(target, subject=cost_subject(target), max_tokens=16, passes=1)
     assert all(not layer.any() for layer in cache.kv)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import outrider
-from outrider.engine import EngineSettings
+from outrider.engine import EngineSettings, cpu_name
 from outrider.local import LinkKind, LocalEngine, open_engine
 from outrider.scheduling import StepCostCurve
 from outrider.types import GenerationRequest, SamplingParams
@@ -88,7 +88,7 @@ def surroundings() -> dict[str, Any]:
     """This machine and checkout, as they are now: other work on the machine shows in the load average."""
     return {
         "cpus": os.cpu_count() or 0,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"outrider": outrider.__version__, "python": platform.python_version(), **_versions()},
         "revision": _revision(),
@@ -126,15 +126,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _revision() -> str:

@@ -51,6 +51,10 @@ class Drafting:
         self._round = 0
         self._frees: list[int] = []
         self.lost = 0
+        self.asked_requests = self.caught_up_rows = 0
+        """Requests the last round proposed for, and the context rows it carried."""
+        self.drafter_s = 0.0
+        """What the drafter spent on the last round, by its own clock."""
 
     @property
     def ready(self) -> bool:
@@ -123,6 +127,8 @@ class Drafting:
             _log.warning("drafter lost, going on at depth 0: %s", error.message)
             self.detach()
             return None
+        self.asked_requests, self.caught_up_rows = len(sequences), len(message.append_tokens)
+        self.drafter_s = block.draft_s
         self._frees.clear()
         for sequence in sequences:
             sequence.draft_held = sequence.num_computed

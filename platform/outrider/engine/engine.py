@@ -10,7 +10,6 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,19 +18,21 @@ from outrider.engine.batch import FlatBatch
 from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.constraints import ConstrainedText, Constraints
+from outrider.engine.costing import Costing, Profile
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
 from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
+from outrider.engine.refining import RoundShape
 from outrider.engine.roster import Roster
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.shaping import NOTHING_ALLOWED, Shaping
 from outrider.engine.target import TargetModel
-from outrider.errors import CurveError, NothingAllowed, Overloaded
+from outrider.errors import NothingAllowed, Overloaded
 from outrider.link import DraftLink
-from outrider.scheduling import StepCostCurve
+from outrider.scheduling import CostModel, StepCostCurve
 from outrider.speculation import CoupledRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
@@ -52,26 +53,33 @@ class Engine:
         self,
         target: TargetModel,
         settings: EngineSettings,
-        curve: StepCostCurve,
+        costs: CostModel | StepCostCurve,
         rule: CoupledRule | None = None,
         *,
-        profile: Callable[[], StepCostCurve] | None = None,
+        profile: Profile | None = None,
     ) -> None:
-        """`profile` measures the curve again, for when the target's step is replaced by a faster one."""
+        """`profile` measures costs again, for when the target's step is replaced by a faster one, and a draft's.
+
+        A curve is taken as it is, for every context.
+        """
         self.target = target
         self.settings = settings
         self._chooser = Chooser(rule or CoupledRule())
         self._constraints = Constraints(target.directory)
-        self.curve = curve
-        self._profile = profile
-        self._profiled = target.step_kind
+        given = costs if isinstance(costs, CostModel) else CostModel.given(costs)
+        self.costing = Costing(target, given, profile)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
         self._roster = Roster(settings, self.cache)
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
-        self._planner = Planner(settings, curve, self.drafting)
+        self._planner = Planner(settings, self.curve, self.drafting)
         self.epoch = secrets.randbits(63)
         self._keys = itertools.count(secrets.randbits(48) << 14)
         self._meters = RoundMeters(target.projection.block_size if target.projection else 0)
+
+    @property
+    def curve(self) -> StepCostCurve:
+        """What a step costs at the present context."""
+        return self.costing.curve
 
     @property
     def running(self) -> list[Sequence]:
@@ -154,6 +162,9 @@ class Engine:
         """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
         self.drafting.attach(link, self._roster.everyone)
         self._meters.follow(link.welcome.block_size)
+        self.costing.meet(link.welcome.name)
+        if self.idle:
+            self.renew_costs()
 
     def step(self) -> Chunks:
         """One round for everything that is running; returns what each request gained."""
@@ -175,21 +186,12 @@ class Engine:
         """Count every block as free; only while nothing runs."""
         self._roster.reset_memory()
 
-    def renew_curve(self) -> bool:
-        """Measure the step cost anew if another kind of step runs than was measured; only while nothing runs.
-
-        A measurement that fails leaves the old curve: too dear, it drafts too little, and answers stay the same.
-        """
-        if self._profile is None or self._profiled == self.target.step_kind:
-            return False
-        self._profiled = self.target.step_kind
-        try:
-            self.curve = self._profile()
-        except CurveError as error:
-            _log.warning("the step cost of %s could not be measured again: %s", self.settings.model, error.message)
+    def renew_costs(self) -> bool:
+        """Measure costs that are missing or no longer hold; only while nothing runs."""
+        if not self.costing.renew(self.drafting, self.cache):
             return False
         self._planner.use(self.curve)
-        _log.info("%s runs a %s step; its cost was measured again", self.settings.model, self._profiled)
+        _log.info("the costs of %s's %s step were measured", self.settings.model, self.target.step_kind)
         return True
 
     def check_integrity(self) -> None:
@@ -288,11 +290,27 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        schedule_s = scheduled - started - plan.draft_s
-        times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
+        shape = self._shape(plan, tokens)
+        schedule_s, predicted_s = scheduled - started - plan.draft_s, self.costing.predicted_s(shape)
+        times = RoundTimes(
+            plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding), predicted_s
+        )
+        self.costing.add(shape, times, started, now)
         self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
-        self._meters.add(times, emitted, self.curve.step_s(tokens + 1) - self.curve.step_s(tokens))
+        curve = self.curve
+        self._meters.add(times, emitted, curve.step_s(tokens + 1) - curve.step_s(tokens))
+
+    def _shape(self, plan: Plan, tokens: int) -> RoundShape:
+        drafted = plan.draft_s > 0
+        return RoundShape(
+            tokens=tokens,
+            requests=len(plan.decoding),
+            context_tokens=sum(len(s.tokens) for s, _ in plan.decoding) / max(1, len(plan.decoding)),
+            drafted=self.drafting.asked_requests if drafted else 0,
+            rows=self.drafting.caught_up_rows if drafted else 0,
+            prompts=bool(plan.prefill),
+        )
 
     @property
     def last_times(self) -> RoundTimes | None:
@@ -301,7 +319,7 @@ class Engine:
 
     def snapshot(self) -> LoadSnapshot:
         """The replica's load now."""
-        ready, meters, pool = self.drafting.ready, self._meters, self.memory.pool
+        ready, meters, pool, curve = self.drafting.ready, self._meters, self.memory.pool, self.curve
         return LoadSnapshot(
             model=self.settings.model,
             replica=self.settings.replica,
@@ -314,10 +332,12 @@ class Engine:
             kv_blocks_cached=pool.cached,
             kv_blocks_total=pool.total,
             price_s=meters.price.value,
-            curve_version=self.curve.version,
-            step_curve=self.curve.points(),
+            curve_version=curve.version,
+            step_curve=curve.points(),
             draft_s=meters.draft_s.value if ready else 0.0,
             round_s=meters.round_s.value,
+            prediction_bias=self.costing.bias,
+            prediction_error=self.costing.error,
             acceptance_tokens=meters.acceptance.expected_tokens() if ready else (1.0,),
             drafter_ready=ready,
             context_tokens=self.context_tokens,

@@ -92,7 +92,7 @@ class AcceptanceMeter:
 
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Where one step's time went, seconds."""
+    """Where one step's time went, and how long the whole was foretold to take (0 where it was not), seconds."""
 
     draft_s: float
     schedule_s: float
@@ -100,6 +100,7 @@ class RoundTimes:
     commit_s: float
     tokens: int
     requests: int
+    predicted_s: float = 0.0
 
     @property
     def whole_s(self) -> float:

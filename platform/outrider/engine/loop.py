@@ -155,7 +155,7 @@ class EngineLoop:
 
     def _use_idle_time(self) -> None:
         """Measure a step that was replaced; check that nothing is held. Memory that lost count is not served from."""
-        if self._engine.renew_curve():
+        if self._engine.renew_costs():
             self._snapshot = self._engine.snapshot()
         try:
             self._engine.check_integrity()

@@ -17,7 +17,9 @@ __all__ = ["cost_subject", "cpu_name", "role"]
 _SAMPLED_BYTES = 1 << 16
 
 
-def cost_subject(target: TargetModel, drafter: Path | None = None, *, drafter_role: str = "", link: str = "") -> CostSubject:
+def cost_subject(
+    target: TargetModel, drafter: Path | None = None, *, drafter_role: str = "", link: str = ""
+) -> CostSubject:
     """The subject of costs measured here and now; without a drafter its role and link do not matter."""
     device = target.device.type
     dtype = str(target.dtype).removeprefix("torch.")

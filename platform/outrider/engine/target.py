@@ -109,6 +109,11 @@ class TargetModel:
         """Which forward runs at present: a step-cost curve holds for the kind it was measured with."""
         return "compiled" if self.compiled is not None and self.compiled.ready else type(self._flat).__name__
 
+    def settle(self) -> None:
+        """Wait until it is known whether a compiled step takes over. Never called while serving."""
+        if self.compiled is not None:
+            self.compiled.pending.wait()
+
     def new_cache(self, blocks: int, block_size: int) -> PagedCache:
         """Empty paged memory of this model's shape."""
         return PagedCache.empty(

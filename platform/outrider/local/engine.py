@@ -18,10 +18,10 @@ import torch
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.proposer import Proposer
 from outrider.drafter.server import DraftServer
-from outrider.engine import Engine, EngineSettings, TargetModel, measure_step_curve
+from outrider.engine import Engine, EngineSettings, Profile, TargetModel, cost_subject, measure_steps, role
 from outrider.errors import LinkError
 from outrider.link import DraftLink, InProcessLink, TargetHello, ZmqDraftLink
-from outrider.scheduling import StepCostCurve
+from outrider.scheduling import CostModel, StepCostCurve
 from outrider.types import FinishReason, GenerationRequest, RequestSummary, TokenChunk
 
 __all__ = ["Completion", "LinkKind", "LocalEngine", "open_engine"]
@@ -121,7 +121,7 @@ class LocalEngine:
         """Run the requests to their end, all at once, in the order given; raises what `Engine.submit` raises."""
         done = {request.request_id: Completion(request.request_id) for request in requests}
         if self.engine.idle:
-            self.engine.renew_curve()
+            self.engine.renew_costs()
         for request in requests:
             self.engine.submit(request)
         while not self.engine.idle:
@@ -176,7 +176,7 @@ def open_engine(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LocalEngine:
-    """Load a target directory and, if given, its drafter; the step curve is measured here unless one is passed.
+    """Load a target directory and, if given, its drafter; what rounds cost is measured here unless a curve is passed.
 
     Raises ModelDirectoryError, DrafterMismatch, LinkError.
     """
@@ -186,8 +186,11 @@ def open_engine(
         return LocalEngine(Engine(model, settings, curve), drafter, link)
     block = 1 + (model.projection.block_size if model.projection else 0)
     largest = min(256, settings.max_running_requests * block)
+    drafter_role = role("cpu", "float32", torch.get_num_threads())
 
-    def profile() -> StepCostCurve:
-        return measure_step_curve(model, max_tokens=largest)
+    def steps() -> CostModel:
+        subject = cost_subject(model, drafter, drafter_role=drafter_role, link=link.value)
+        return measure_steps(model, subject=subject, max_tokens=largest)
 
-    return LocalEngine(Engine(model, settings, profile(), profile=profile), drafter, link)
+    profile = Profile(steps, settings.max_running_requests)
+    return LocalEngine(Engine(model, settings, steps(), profile=profile), drafter, link)

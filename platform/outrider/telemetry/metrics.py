@@ -136,6 +136,8 @@ class _LoadCollector(Collector):
                 ("kv_cache_usage_perc", "KV blocks in use, 1 is all."),
                 ("drafter_ready", "1 when a drafter is attached."),
                 ("verified_token_price_seconds", "λ, the live price of one verified token."),
+                ("round_prediction_bias", "Mean (predicted − real) ÷ real duration of recent rounds."),
+                ("round_prediction_error", "Mean |predicted − real| ÷ real duration of recent rounds."),
                 ("load_snapshot_age_seconds", "Age of the newest load snapshot."),
             )
         }
@@ -155,5 +157,7 @@ def _load_values(load: LoadSnapshot | None, now_s: float) -> dict[str, float]:
         "kv_cache_usage_perc": load.kv_blocks_used / load.kv_blocks_total if load.kv_blocks_total else 0.0,
         "drafter_ready": float(load.drafter_ready),
         "verified_token_price_seconds": load.price_s,
+        "round_prediction_bias": load.prediction_bias,
+        "round_prediction_error": load.prediction_error,
         "load_snapshot_age_seconds": max(0.0, now_s - load.time_s),
     }

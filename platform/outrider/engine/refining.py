@@ -1,0 +1,160 @@
+"""Costs as real rounds show them: measured curves corrected slowly, and how well they foretold the rounds."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from outrider.engine.load import RoundTimes, Smoothed, Typical
+from outrider.scheduling import CostModel, StepCostCurve
+
+__all__ = ["Refinement", "RoundShape"]
+
+_RECENT = 31
+_KNOWN = 8
+"""Samples of a size before it is corrected."""
+_EVERY_ROUNDS = 16
+_STEP = 0.1
+"""Largest move of a factor's logarithm between two models: about ten per cent."""
+_BOUND = math.log(3.0)
+"""A curve that is further off is measured again, not corrected."""
+_OUTLIER = math.log(4.0)
+_COLD_ROUNDS = 3
+_ERROR_WEIGHT = 0.02
+_NOTICEABLE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RoundShape:
+    """What of a round its costs depend on: tokens of the step, decoding requests and their mean context, how many of
+    them were drafted for, and the context rows caught up.
+
+    prompts: whether prompt chunks were in the step, which no curve was measured with.
+    """
+
+    tokens: int
+    requests: int
+    context_tokens: float
+    drafted: int
+    rows: int
+    prompts: bool
+
+    @property
+    def kind(self) -> tuple[bool, int]:
+        """Drafted or not, and requests to the next power of two."""
+        return self.drafted > 0, self.requests.bit_length()
+
+
+class _Factors:
+    """Logarithms of real ÷ measured for each point of a curve; medians of the last samples, moved slowly.
+
+    Points that nobody asked for lately take what their neighbours have: a busy host slows every size.
+    """
+
+    def __init__(self, curve: StepCostCurve) -> None:
+        self._sizes = [math.log(size) for size in curve.tokens]
+        self._edges = [math.exp((one + other) / 2) for one, other in pairwise(self._sizes)]
+        self._recent: list[deque[float]] = [deque(maxlen=_RECENT) for _ in self._sizes]
+        self._logs = [0.0] * len(self._sizes)
+        self._outliers = 0
+
+    @property
+    def values(self) -> list[float]:
+        return [math.exp(log) for log in self._logs]
+
+    @property
+    def at_bound(self) -> bool:
+        """Whether some size is further off than may be corrected."""
+        return any(len(recent) >= _KNOWN and abs(median(recent)) > _BOUND for recent in self._recent)
+
+    def add(self, size: int, ratio: float) -> None:
+        """A sample of real ÷ measured. One far from what is known is left out, unless such come one after another."""
+        place, log = bisect_left(self._edges, size), math.log(ratio)
+        if abs(log - self._logs[place]) > _OUTLIER:
+            self._outliers += 1
+            if self._outliers <= _KNOWN:
+                return
+        else:
+            self._outliers = 0
+        self._recent[place].append(log)
+
+    def move(self) -> bool:
+        """Follow the medians by one step; whether that is worth another model."""
+        known = [place for place, recent in enumerate(self._recent) if len(recent) >= _KNOWN]
+        if not known:
+            return False
+        medians = [min(max(median(self._recent[place]), -_BOUND), _BOUND) for place in known]
+        wanted = np.interp(self._sizes, [self._sizes[place] for place in known], medians)
+        moves = [min(max(goal - log, -_STEP), _STEP) for goal, log in zip(wanted.tolist(), self._logs, strict=True)]
+        if max(abs(move) for move in moves) < _NOTICEABLE:
+            return False
+        self._logs = [log + move for log, move in zip(self._logs, moves, strict=True)]
+        return True
+
+
+class Refinement:
+    """Corrects one measured model by real rounds, of which cold ones are left out: the first after a start or a pause,
+    those with prompts, those whose step was just replaced, and outliers.
+
+    bias and error: mean of (predicted − real) ÷ real over recent rounds, signed and absolute, each predicted before it
+    ran. What a round takes beside draft and step is not measured beforehand: it is the median of recent rounds like it.
+    """
+
+    def __init__(self, measured: CostModel) -> None:
+        self.measured = measured
+        self.costs = measured
+        self.bias, self.error = Smoothed(_ERROR_WEIGHT), Smoothed(_ERROR_WEIGHT)
+        self._rest: defaultdict[tuple[bool, int], Typical] = defaultdict(Typical)
+        self._verify = _Factors(measured.verify[0][1])
+        self._draft = None if measured.draft is None else _Factors(measured.draft)
+        self._cold = _COLD_ROUNDS
+        self._rounds = 0
+
+    @property
+    def drifted(self) -> bool:
+        """Whether rounds differ so much from what was measured that it has to be measured again."""
+        return self._verify.at_bound or (self._draft is not None and self._draft.at_bound)
+
+    def cool(self) -> None:
+        """The next rounds are cold: the engine paused, or its step was replaced."""
+        self._cold = _COLD_ROUNDS
+
+    def predicted_s(self, shape: RoundShape) -> float:
+        """Seconds of a round; 0 where nothing is known of one like it."""
+        rest = self._rest[shape.kind]
+        if shape.prompts or not rest.samples or (shape.drafted and self.costs.draft is None):
+            return 0.0
+        draft_s = self.costs.draft_s(shape.drafted, shape.rows) if shape.drafted else 0.0
+        return self.costs.step(shape.context_tokens).step_s(shape.tokens) + draft_s + rest.value
+
+    def add(self, shape: RoundShape, times: RoundTimes) -> bool:
+        """Take in a round; whether `costs` is another model from now on."""
+        if shape.prompts:
+            return False
+        if self._cold:
+            self._cold -= 1
+            return False
+        if times.predicted_s:
+            miss = times.predicted_s / times.whole_s - 1.0
+            if abs(math.log1p(miss)) < _OUTLIER:
+                self.bias.add(miss)
+                self.error.add(abs(miss))
+        self._rest[shape.kind].add(max(0.0, times.schedule_s + times.commit_s))
+        self._verify.add(shape.tokens, times.run_s / self.measured.step(shape.context_tokens).step_s(shape.tokens))
+        if self._draft is not None and shape.drafted:
+            self._draft.add(shape.drafted, times.draft_s / self.measured.draft_s(shape.drafted, shape.rows))
+        self._rounds += 1
+        return self._rounds % _EVERY_ROUNDS == 0 and self._move()
+
+    def _move(self) -> bool:
+        moved = self._verify.move()
+        moved = (self._draft is not None and self._draft.move()) or moved
+        if moved:
+            self.costs = self.measured.scaled(self._verify.values, self._draft.values if self._draft else ())
+        return moved
