@@ -11,6 +11,8 @@ from outrider_kernels.decoder_step import (
     PendingStep,
     Projection,
     library,
+    loaded,
+    native_choose,
     store_context,
 )
 from outrider_kernels.packed_linear import Linear, packed_linear, plain_linear
@@ -27,6 +29,8 @@ __all__ = [
     "PendingStep",
     "Projection",
     "library",
+    "loaded",
+    "native_choose",
     "packed_linear",
     "plain_linear",
     "store_context",

@@ -39,11 +39,10 @@ def test_slots_hold_what_was_appended_and_zeros_beyond(history: list[tuple[str, 
     held: dict[int, tuple[Tensor, Tensor]] = {}
     for mark, (operation, argument) in enumerate(history):
         if isinstance(argument, dict):
-            takers, positions, parts = [], [], []
+            takers, parts = [], []
             for sequence, count in argument.items():
                 slot = slots.setdefault(sequence, slots[sequence] if sequence in slots else pool.acquire())
                 takers.append((slot, count))
-                positions.append(torch.arange(count) + pool.length(slot))
                 parts.append(rows(count, mark + sequence))
                 before = held.get(sequence)
                 held[sequence] = (
@@ -52,7 +51,7 @@ def test_slots_hold_what_was_appended_and_zeros_beyond(history: list[tuple[str, 
                     else (torch.cat((before[0], parts[-1][0]), 1), torch.cat((before[1], parts[-1][1]), 1))
                 )
             keys, values = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-            pool.store(takers, torch.cat(positions), keys, values)
+            pool.store(takers, keys, values)
         elif operation == "release" and argument in slots:
             pool.release(slots.pop(argument))
             held.pop(argument, None)

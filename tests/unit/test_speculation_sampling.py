@@ -146,3 +146,15 @@ def test_impossible_tokens_never_win() -> None:
     rows[:, 2] = -30.0
     sampling = RowSampling.of([1.0] * 5_000, [1.0] * 5_000, range(5_000), [0] * 5_000)
     assert set(choose(rows, sampling, torch.zeros(5_000, dtype=torch.int64)).tolist()) == {4}
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("vocab", [33, 2048])
+def test_the_compiled_choice_is_the_one_of_the_race(vocab: int) -> None:
+    count = 256
+    rows = RowSampling.of([0.0, 0.3, 1.0, 1.7] * 64, [1.0] * count, list(range(-100, 156)), [0, 1] * 128)
+    logits = 4 * torch.randn(count, vocab, generator=torch.Generator().manual_seed(9))
+    logits[:, ::5] = -torch.inf
+    positions = torch.arange(count) * 5
+    expected = race(logits, rows, race_noise(rows.seeds, rows.choices, positions, vocab))
+    assert torch.equal(choose(logits, rows, positions), expected)

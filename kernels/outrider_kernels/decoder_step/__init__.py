@@ -7,7 +7,7 @@ and 2.3, or 1.5 where its weights are bf16 (one thread, the least of 44 turns on
 
 from __future__ import annotations
 
-from outrider_kernels.decoder_step.build import CACHE_VARIABLE, BuildError, built, library
+from outrider_kernels.decoder_step.build import CACHE_VARIABLE, BuildError, built, library, loaded
 from outrider_kernels.decoder_step.native import NativeStep, native_fits
 from outrider_kernels.decoder_step.native_draft import NativeDraft, native_choose, native_noise, store_context
 from outrider_kernels.decoder_step.pending import PendingStep
@@ -27,6 +27,7 @@ __all__ = [
     "Projection",
     "built",
     "library",
+    "loaded",
     "native_choose",
     "native_fits",
     "native_noise",

@@ -17,7 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-__all__ = ["CACHE_VARIABLE", "BuildError", "built", "library"]
+__all__ = ["CACHE_VARIABLE", "BuildError", "built", "library", "loaded"]
 
 CACHE_VARIABLE = "OUTRIDER_KERNEL_CACHE"
 """Environment variable: where built libraries are kept, instead of the user's cache directory."""
@@ -62,6 +62,11 @@ def library() -> ctypes.CDLL:
     for name in _FUNCTIONS:
         getattr(loaded, name).restype = None
     return loaded
+
+
+def loaded() -> ctypes.CDLL | None:
+    """The library where something in this process has loaded it already: never compiles."""
+    return library() if library.cache_info().currsize else None
 
 
 def _compile(compiler: str, place: Path) -> None:

@@ -7,6 +7,7 @@ sequences.
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -63,23 +64,23 @@ class ContextPool:
         self._lengths[slot] = 0
 
     @torch.inference_mode()
-    def store(self, takers: list[tuple[int, int]], positions: Tensor, keys: Tensor, values: Tensor) -> None:
+    def store(self, takers: list[tuple[int, int]], keys: Tensor, values: Tensor) -> None:
         """Add the next rows of several distinct sequences.
 
-        takers: (slot, count) pairs; positions: int64 [n], each row's place in its sequence, continuing what
-        the slot holds; keys, values: [L, n, h, e], sequence after sequence.
+        takers: (slot, count) pairs; keys, values: [L, n, h, e], sequence after sequence.
         """
-        places = self._grow(takers, positions)
+        places = self._grow(takers)
         self._keys.flatten(1, 2).index_copy_(1, places, keys)
         self._values.flatten(1, 2).index_copy_(1, places, values)
 
-    def _grow(self, takers: list[tuple[int, int]], positions: Tensor) -> Tensor:
+    def _grow(self, takers: list[tuple[int, int]]) -> Tensor:
         """Count the takers' new rows in, and say where each lies among all slots' rows: int64 [n]."""
         for slot, count in takers:
             self._lengths[slot] += count
         self._reserve(0, max(self._lengths[slot] for slot, _ in takers))
-        slots, counts = torch.tensor(takers, device=positions.device).unbind(1)
-        return positions + (slots * self._keys.shape[2]).repeat_interleave(counts)
+        room = self._keys.shape[2]
+        ends = [(slot * room + self._lengths[slot], count) for slot, count in takers]
+        return torch.tensor(list(chain(*[range(end - count, end) for end, count in ends])), device=self._keys.device)
 
     def view(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values [L, R, longest, h, e] and lengths int64 [R] of ascending slots.

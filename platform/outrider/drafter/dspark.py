@@ -38,12 +38,11 @@ class DSparkProposer(ContextPool):
     def append(self, takers: list[tuple[int, int]], positions: Tensor, rows: Tensor, tokens: Tensor) -> None:
         """Store what the rows project to in every layer, all sequences in one product; token ids are not read."""
         del tokens
-        places = positions.to(self._device)
         if self.compiled is not None and self.compiled.ready:
-            where = self._grow(takers, places)
-            self.compiled.store(rows, places, where, self._keys, self._values)
+            self.compiled.store(rows, positions, self._grow(takers), self._keys, self._values)
             return
-        self.store(takers, places, *self._model.context_kv(rows.to(self._device, self._dtype), places))
+        places = positions.to(self._device)
+        self.store(takers, *self._model.context_kv(rows.to(self._device, self._dtype), places))
 
     def propose(
         self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling

@@ -161,8 +161,7 @@ class PlainProposer(ContextPool):
         self._model(nn.utils.rnn.pad_sequence(pieces, batch_first=True), positions, memory)
         new = [(row, slice(int(lengths[row]), int(lengths[row]) + count)) for row, count in enumerate(counts)]
         keys, values = (torch.cat([each[:, row, part] for row, part in new], dim=1) for each in memory)
-        places = torch.cat([positions[row, :count] for row, count in enumerate(counts)])
-        self.store(list(zip(slots, counts, strict=True)), places, keys, values)
+        self.store(list(zip(slots, counts, strict=True)), keys, values)
 
     def propose(
         self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -95,10 +96,10 @@ class DraftServer:
 
     def _append(self, slots: dict[int, int], message: DraftRound) -> None:
         """Hand over the positions that continue their context, all at once; drop the other contexts."""
-        counts = message.append_counts.tolist()
+        starts, counts = message.append_starts.tolist(), message.append_counts.tolist()
         takers: list[tuple[int, int]] = []
         fits: list[bool] = []
-        for key, start, count in zip(message.append_keys.tolist(), message.append_starts.tolist(), counts, strict=True):
+        for key, start, count in zip(message.append_keys.tolist(), starts, counts, strict=True):
             held = self._proposer.length(slots[key]) if key in slots else 0
             fits.append(start in (0, held))
             if start != held:
@@ -108,7 +109,8 @@ class DraftServer:
         if not takers:
             return
         rows, tokens = message.rows, message.append_tokens
-        positions = _row_positions(message.append_starts, message.append_counts)
+        runs = [range(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        positions = torch.tensor(list(chain(*runs)))
         if not all(fits):
             kept = torch.tensor(fits).repeat_interleave(message.append_counts)
             rows, tokens, positions = rows[kept], tokens[kept], positions[kept]
@@ -138,12 +140,6 @@ class DraftServer:
             )
             tokens[order], confidence_logits[order] = drafted[0].cpu(), drafted[1].float().cpu()
         return tokens, confidence_logits, tuple(missing)
-
-
-def _row_positions(starts: Tensor, counts: Tensor) -> Tensor:
-    """Positions int64 [n] of appended rows: start…start+count-1 of each append in turn."""
-    before = counts.cumsum(0) - counts
-    return torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
 
 
 def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -136,33 +137,45 @@ class Drafting:
 
     def _message(self, link: DraftLink, sequences: Seq[Sequence], sampling: RowSampling) -> DraftRound:
         lagging = [s for s in sequences if s.draft_held < s.num_computed]
-        slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
+        counts = [s.num_computed - s.draft_held for s in lagging]
         tokens = [token for s in lagging for token in s.tokens[s.draft_held : s.num_computed]]
         features = self._cache.features
-        if link.welcome.row_size and slots and features is not None:
+        if link.welcome.row_size and lagging and features is not None:
+            slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
             rows = features.index_select(0, torch.cat(slots)).float().cpu()
         else:
             rows = torch.empty(len(tokens), 0)
+        keys, starts, sizes, appended, asking, anchors, positions = _columns(
+            [s.key for s in lagging],
+            [s.draft_held for s in lagging],
+            counts,
+            tokens,
+            [s.key for s in sequences],
+            [s.tokens[-1] for s in sequences],
+            [len(s.tokens) - 1 for s in sequences],
+        )
         return DraftRound(
             epoch=link.welcome.epoch,
             round=self._round,
             frees=tuple(self._frees),
-            append_keys=_ints([s.key for s in lagging]),
-            append_starts=_ints([s.draft_held for s in lagging]),
-            append_counts=_ints([s.num_computed - s.draft_held for s in lagging]),
+            append_keys=keys,
+            append_starts=starts,
+            append_counts=sizes,
             rows=rows,
-            append_tokens=_ints(tokens),
-            propose_keys=_ints([s.key for s in sequences]),
-            anchors=_ints([s.tokens[-1] for s in sequences]),
-            positions=_ints([len(s.tokens) - 1 for s in sequences]),
+            append_tokens=appended,
+            propose_keys=asking,
+            anchors=anchors,
+            positions=positions,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seeds=sampling.seeds,
             choices=sampling.choices,
-            top_k=_ints([]) if sampling.top_k is None else sampling.top_k,
+            top_k=torch.empty(0, dtype=torch.int64) if sampling.top_k is None else sampling.top_k,
             min_p=torch.empty(0) if sampling.min_p is None else sampling.min_p,
         )
 
 
-def _ints(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
+def _columns(*columns: list[int]) -> tuple[Tensor, ...]:
+    """The columns as int64 tensors of one memory: making a tensor costs more than all that is in it."""
+    joined = torch.tensor(list(chain(*columns)), dtype=torch.int64)
+    return torch.split(joined, [len(column) for column in columns])

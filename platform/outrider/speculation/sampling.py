@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from outrider.speculation.noise import race_noise
+from outrider_kernels import loaded, native_choose
 
 __all__ = ["RowSampling", "choose", "race", "token_probs"]
 
@@ -164,4 +165,8 @@ def choose(logits: Tensor, rows: RowSampling, positions: Tensor) -> Tensor:
     """Token ids [n] chosen from logits [n, V] for the absolute positions int64 [n] they will stand at."""
     if not rows.random:
         return logits.argmax(dim=-1)
+    compiled = loaded()
+    if compiled is not None and not rows.cuts and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        racers = (rows.temperature, rows.seeds, rows.choices)
+        return native_choose(compiled, logits.contiguous(), racers, positions.contiguous())
     return race(logits, rows, race_noise(rows.seeds, rows.choices, positions, logits.shape[-1]))
