@@ -6,15 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from outrider.scheduling import read_costs
 from outrider.types import GenerationRequest
+from outrider_deployments.cost_profile import fresh_costs
 from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ray.serve.handle import DeploymentHandle
 
     from outrider.engine import Engine
@@ -125,14 +123,4 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
     if paths.costs is None:
         return Engine(target, settings, steps(), profile=profile)
     target.settle()
-    costs = read_costs(paths.costs)
-    costs.check_subject(subject(), source=paths.costs.name, renew=_renewing(model, paths.costs))
-    return Engine(target, settings, costs, profile=profile)
-
-
-def _renewing(model: ModelConfig, profile: Path) -> str:
-    """The command that measures a stale profile again."""
-    drafter = "" if model.drafter is None else f" --drafter {model.drafter} --link process"
-    role = model.target
-    place = f"--threads {role.threads} --dtype {role.dtype} --device {role.device}"
-    return f"outrider profile {model.directory}{drafter} {place} --out {profile}"
+    return Engine(target, settings, fresh_costs(paths.costs, model, subject()), profile=profile)

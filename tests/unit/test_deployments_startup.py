@@ -7,15 +7,18 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from outrider.errors import DrafterMismatch, ModelDirectoryError
+from outrider.errors import CurveError, DrafterMismatch, ModelDirectoryError
+from outrider.scheduling import CostModel, CostSubject, StepCostCurve, write_costs
 from outrider_deployments import local_ray, serve_local
-from outrider_deployments.config import AppConfig
+from outrider_deployments.config import AppConfig, ModelConfig
+from outrider_deployments.cost_profile import fresh_costs
 from outrider_deployments.readiness import startup_failure
 
 
@@ -96,6 +99,34 @@ def test_a_drafter_with_a_shorter_context(tmp_path: Path, capsys: pytest.Capture
     drafter = _drafter(tmp_path / "drafter", max_position_embeddings=64)
     config = _config(tmp_path, flash={"directory": target, "drafter": drafter})
     assert "max_position_embeddings is 64" in _run(capsys, "--config", config)
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "no such path"), ("{}", "curve_error: costs.json: format")])
+def test_a_cost_profile_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, says: str
+) -> None:
+    profile = tmp_path / "costs.json"
+    if content is not None:
+        profile.write_text(content, "utf-8")
+    target = _model(tmp_path / "target")
+    config = _config(tmp_path, flash={"directory": target, "drafter": "none", "cost_profile": str(profile)})
+    assert says in _run(capsys, "--config", config)
+
+
+def test_a_cost_profile_of_another_machine_names_what_differs_and_the_command(tmp_path: Path) -> None:
+    subject = CostSubject("t", "cpu/float32/1", "compiled", "A x2", "d", "cpu/float32/1", "process")
+    costs = CostModel(((64, StepCostCurve.measured([(1, 0.1), (8, 0.2)])),), subject=subject)
+    path = tmp_path / "costs.json"
+    write_costs(path, costs, {})
+    model = ModelConfig(directory="demo:pro", drafter="demo:pro-drafter", max_running_requests=8)
+    assert fresh_costs(path, model, subject) == costs
+    with pytest.raises(CurveError) as caught:
+        fresh_costs(path, model, replace(subject, cpu="B x4", target_role="cpu/float32/2"))
+    assert caught.value.message == (
+        "costs.json: stale: target_role is cpu/float32/1, not cpu/float32/2; cpu is A x2, not B x4; renew it: outrider "
+        "profile demo:pro --drafter demo:pro-drafter --link process --requests 8 --threads 1 --dtype float32 "
+        f"--device cpu --out {path}"
+    )
 
 
 def test_a_bad_policy_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

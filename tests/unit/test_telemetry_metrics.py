@@ -71,7 +71,11 @@ def test_loads_are_read_when_scraped() -> None:
     assert value(metrics, "num_requests_waiting", model_name="pro") == 3
     assert value(metrics, "load_snapshot_age_seconds", model_name="pro") == 2.5
     assert value(metrics, "kv_cache_usage_perc", model_name="pro") == 0
-    loads["pro"] = dataclasses.replace(load, kv_blocks_used=1, kv_blocks_total=4, running_requests=5)
+    loads["pro"] = dataclasses.replace(
+        load, kv_blocks_used=1, kv_blocks_total=4, running_requests=5, prediction_bias=-0.25, prediction_error=0.5
+    )
+    assert value(metrics, "round_prediction_bias", model_name="pro") == -0.25
+    assert value(metrics, "round_prediction_error", model_name="pro") == 0.5
     assert value(metrics, "num_requests_running", model_name="pro") == 5
     assert value(metrics, "kv_cache_usage_perc", model_name="pro") == 0.25
 

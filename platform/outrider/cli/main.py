@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "Make API keys.",
     "models": "Build and list the demo models.",
     "policy": "Check a policy and explain what it decides.",
+    "profile": "Measure what a round's parts cost on this machine.",
 }
 """Each command lives in `outrider.cli.<name>` (`eval` in `evals`), which has a typer application named `app`."""
 

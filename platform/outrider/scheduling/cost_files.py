@@ -13,16 +13,16 @@ from outrider.errors import CurveError, OutputNotWritable
 from outrider.scheduling.costs import CostModel, CostSubject
 from outrider.scheduling.curve import StepCostCurve
 
-__all__ = ["FORMAT", "as_json", "read_costs", "write_costs"]
+__all__ = ["costs_document", "read_costs", "write_costs"]
 
-FORMAT = 1
+_FORMAT = 1
 _RENEW = "measure it again with `outrider profile`"
 
 
-def as_json(costs: CostModel, configuration: Mapping[str, Any]) -> dict[str, Any]:
+def costs_document(costs: CostModel, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The file's content; `configuration` tells a reader the circumstances and is not read back."""
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "version": costs.version,
         "fingerprint": costs.subject.fingerprint if costs.subject else None,
         "subject": asdict(costs.subject) if costs.subject else None,
@@ -38,7 +38,7 @@ def write_costs(path: Path, costs: CostModel, configuration: Mapping[str, Any]) 
     """Write measured costs. Raises OutputNotWritable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(as_json(costs, configuration), indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps(costs_document(costs, configuration), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise OutputNotWritable(f"cannot write the cost profile {path}: {error.strerror}") from error
 
@@ -51,9 +51,9 @@ def read_costs(path: Path) -> CostModel:
         raise CurveError(f"cannot read the cost profile {path}: {error.strerror}") from error
     except ValueError as error:
         raise CurveError(f"{path.name} is not a JSON file; {_RENEW}") from error
-    if not isinstance(held, dict) or held.get("format") != FORMAT:
+    if not isinstance(held, dict) or held.get("format") != _FORMAT:
         found = held.get("format") if isinstance(held, dict) else None
-        raise CurveError(f"{path.name}: format: {found!r} where this version reads {FORMAT}; {_RENEW}", param="format")
+        raise CurveError(f"{path.name}: format: {found!r} where this version reads {_FORMAT}; {_RENEW}", param="format")
     try:
         return _costs(held)
     except CurveError as error:
