@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.engine.cache import PagedCache
+from outrider.engine.observing import Observer
 from outrider.engine.sequence import Sequence
 from outrider.errors import LinkError
 from outrider.link import DraftBlock, DraftLink, DraftRound
-from outrider.scheduling import Calibration, prefix_survival
 from outrider.speculation import RowSampling
 
 __all__ = ["Drafting", "Proposals"]
@@ -30,11 +30,13 @@ class Proposals:
     """Blocks for R sequences: tokens per sequence (at most γ), prefix survival a_j float64 [R, γ], seconds waited.
 
     A block ends where its survival is zero: some drafters propose less than γ, or nothing.
+    logits: the confidences that survival was made of, fp32 [R, γ].
     """
 
     tokens: list[list[int]]
     survival: NDArray[np.float64]
     wait_s: float
+    logits: NDArray[np.float32]
 
 
 class Drafting:
@@ -44,9 +46,9 @@ class Drafting:
     from the cache's feature plane, whether it lags one round or starts anew after a restart.
     """
 
-    def __init__(self, cache: PagedCache, timeout_s: float, calibration: Calibration | None = None) -> None:
+    def __init__(self, cache: PagedCache, timeout_s: float, observer: Observer) -> None:
         self._cache = cache
-        self._calibration = calibration
+        self.observer = observer
         self._timeout_s = timeout_s
         self._link: DraftLink | None = None
         self._round = 0
@@ -71,6 +73,7 @@ class Drafting:
         """Use `link` from the next round on; it is refilled from nothing."""
         self.detach()
         self._link = link
+        self.observer.follow(link.welcome.name, link.welcome.block_size)
         self._frees.clear()
         for sequence in sequences:
             sequence.draft_held = 0
@@ -100,10 +103,7 @@ class Drafting:
         if block is None:
             return None
         logits = block.confidence_logits.numpy()
-        if self._calibration is None:
-            survival = prefix_survival(logits)
-        else:
-            survival = self._calibration.survival(logits, sampling.temperature.numpy())
+        survival = self.observer.survival(logits, sampling.temperature.numpy())
         missing = set(block.missing)
         for row, sequence in enumerate(sequences):
             if sequence.key in missing:
@@ -111,7 +111,7 @@ class Drafting:
                 survival[row] = 0.0
         proposed = np.count_nonzero(survival, axis=1).tolist()
         tokens = [row[:count] for row, count in zip(block.tokens.tolist(), proposed, strict=True)]
-        return Proposals(tokens, survival, time.perf_counter() - started)
+        return Proposals(tokens, survival, time.perf_counter() - started, logits)
 
     def _exchange(self, sequences: Seq[Sequence], sampling: RowSampling) -> DraftBlock | None:
         """One message out, one back; a broken link is dropped and logged once."""

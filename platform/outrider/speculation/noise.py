@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["race_noise", "row_keys"]
+__all__ = ["race_noise", "row_keys", "splitmix64"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _TOKEN_STRIDE: Final = 0x9E3779B1 - (1 << 32)  # 2³²/φ as a wrapped int32: spreads neighbouring token ids
@@ -29,7 +29,7 @@ _MIX_A: Final = 0x7FEB352D  # lowbias32 (Wellons), bias 0.17 per mille over all 
 _MIX_B: Final = 0x846CA68B - (1 << 32)
 
 
-def _splitmix64(state: np.ndarray) -> np.ndarray:
+def splitmix64(state: np.ndarray) -> np.ndarray:
     """One output of SplitMix64 (Steele et al., 2014) for each 64-bit state."""
     z = state + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -40,9 +40,9 @@ def _splitmix64(state: np.ndarray) -> np.ndarray:
 def row_keys(seeds: Tensor, choices: Tensor, positions: Tensor) -> Tensor:
     """Two 32-bit keys per row, shape [n, 2] int32, from int64 tensors of shape [n]."""
     with np.errstate(over="ignore"):
-        key = _splitmix64(seeds.cpu().numpy().astype(np.uint64))
-        key = _splitmix64(key ^ choices.cpu().numpy().astype(np.uint64))
-        key = _splitmix64(key ^ positions.cpu().numpy().astype(np.uint64))
+        key = splitmix64(seeds.cpu().numpy().astype(np.uint64))
+        key = splitmix64(key ^ choices.cpu().numpy().astype(np.uint64))
+        key = splitmix64(key ^ positions.cpu().numpy().astype(np.uint64))
     return torch.from_numpy(key.view(np.int32).reshape(-1, 2).copy())
 
 
