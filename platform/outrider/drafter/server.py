@@ -58,17 +58,18 @@ class DraftServer:
         return self.welcome
 
     @torch.inference_mode()
-    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
-        """Apply one round. Raises `LinkError`, and changes nothing, when it is malformed."""
+    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+        """Apply one round. Raises `LinkError`, and changes nothing, when one that is not `trusted` is malformed."""
         began_s = time.perf_counter()
         if message.epoch != self.welcome.epoch:
             raise LinkError("the round is addressed to another incarnation of the drafter")
-        check_round(
-            message,
-            vocab_size=self._proposer.vocab_size,
-            row_size=self._proposer.row_size,
-            context_tokens=self._proposer.context_tokens,
-        )
+        if not trusted:
+            check_round(
+                message,
+                vocab_size=self._proposer.vocab_size,
+                row_size=self._proposer.row_size,
+                context_tokens=self._proposer.context_tokens,
+            )
         slots = self._clients.setdefault(client, {})
         for key in message.frees:
             self._drop(slots, key)
@@ -128,32 +129,45 @@ class DraftServer:
             else:
                 self._drop(slots, key)
                 missing.append(key)
+        ready.sort()  # by slot, so that a pool can answer with a view
+        rows = [row for _, row in ready]
+        whole = rows == list(range(len(keys)))
+        order = None if whole else torch.tensor(rows, dtype=torch.int64)
+        if ready:
+            drafted = self._proposer.propose(
+                [slot for slot, _ in ready],
+                _taken(message.anchors, order),
+                _taken(message.positions, order),
+                _sampling(message, order),
+            )
+            found, chances = drafted[0].cpu(), drafted[1].float().cpu()
+            if whole:
+                return found, chances, ()
         shape = (len(keys), self.welcome.block_size)
         tokens = torch.zeros(shape, dtype=torch.int64)
         confidence_logits = torch.full(shape, -torch.inf)
         if ready:
-            ready.sort()  # by slot, so that a pool can answer with a view
-            rows = [row for _, row in ready]
-            order = slice(None) if rows == list(range(len(keys))) else torch.tensor(rows)
-            drafted = self._proposer.propose(
-                [slot for slot, _ in ready], message.anchors[order], message.positions[order], _sampling(message, order)
-            )
-            tokens[order], confidence_logits[order] = drafted[0].cpu(), drafted[1].float().cpu()
+            tokens[order], confidence_logits[order] = found, chances
         return tokens, confidence_logits, tuple(missing)
 
 
-def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:
-    """How the proposals `order` (int64 [R], or all) of a round sample."""
-    temperature, top_p = message.temperature[order], message.top_p[order]
-    hot = temperature > 0
-    random = bool(hot.any())
+def _taken(column: Tensor, order: Tensor | None) -> Tensor:
+    """A column's rows `order`, None for all."""
+    return column if order is None else column[order]
+
+
+def _sampling(message: DraftRound, order: Tensor | None) -> RowSampling:
+    """How the proposals `order` (int64 [R], None for all) of a round sample."""
+    temperature, top_p = _taken(message.temperature, order), _taken(message.top_p, order)
+    temperatures = temperature.tolist()
+    random = any(t > 0 for t in temperatures)
     return RowSampling(
         temperature,
         top_p,
-        message.seeds[order],
-        message.choices[order],
+        _taken(message.seeds, order),
+        _taken(message.choices, order),
         random=random,
-        nucleus=random and bool((hot & (top_p < 1)).any()),
-        top_k=message.top_k[order] if len(message.top_k) else None,
-        min_p=message.min_p[order] if len(message.min_p) else None,
+        nucleus=random and any(t > 0 and p < 1 for t, p in zip(temperatures, top_p.tolist(), strict=True)),
+        top_k=_taken(message.top_k, order) if len(message.top_k) else None,
+        min_p=_taken(message.min_p, order) if len(message.min_p) else None,
     )

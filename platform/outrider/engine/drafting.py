@@ -104,9 +104,8 @@ class Drafting:
             return None
         logits = block.confidence_logits.numpy()
         survival = self.observer.survival(logits, sampling.temperature.numpy())
-        missing = set(block.missing)
-        for row, sequence in enumerate(sequences):
-            if sequence.key in missing:
+        for row, sequence in enumerate(sequences if block.missing else ()):
+            if sequence.key in block.missing:
                 sequence.draft_held = 0
                 survival[row] = 0.0
         proposed = np.count_nonzero(survival, axis=1).tolist()
@@ -142,7 +141,7 @@ class Drafting:
         features = self._cache.features
         if link.welcome.row_size and lagging and features is not None:
             slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
-            rows = features.index_select(0, torch.cat(slots)).float().cpu()
+            rows = features.index_select(0, slots[0] if len(slots) == 1 else torch.cat(slots)).float().cpu()
         else:
             rows = torch.empty(len(tokens), 0)
         keys, starts, sizes, appended, asking, anchors, positions = _columns(
