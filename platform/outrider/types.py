@@ -12,7 +12,6 @@ from typing import Literal
 __all__ = [
     "BatchClass",
     "Budgets",
-    "CalibrationReport",
     "Constraint",
     "Decision",
     "FinishReason",
@@ -22,7 +21,11 @@ __all__ = [
     "SamplingParams",
     "TokenChunk",
     "TokenLogprob",
+    "Verification",
 ]
+
+Verification = Literal["coupled", "rejection"]
+"""How drafts of a sampled request are verified; greedy ones need no rule."""
 
 
 class FinishReason(StrEnum):
@@ -86,6 +89,8 @@ class SamplingParams:
     disregards the model's own.
     logprobs: how many of the most probable tokens come with each output token's own log-probability, None for neither.
     prompt_logprobs: the same for the prompt's tokens.
+    verification: "coupled" makes the answer a function of the seed; "rejection" accepts more of a draft, and uses the
+        seed as a nonce: the answer has the same distribution and depends on how rounds fell.
     """
 
     max_tokens: int
@@ -104,6 +109,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
+    verification: Verification = "coupled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +126,6 @@ class GenerationRequest:
     choice_index: int = 0
     cache_salt: str = ""
     """Prefixes are reused only between requests of equal salt: the tenant's name, unless it shares with nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationReport:
-    """What a drafter's confidences were lately worth for one verification rule and class of traffic.
-
-    Slot by slot over rounds that were verified whole, as predicted before their outcome was known: samples, expected
-    calibration error and Brier score (None without samples), AUC (None without both outcomes).
-    trusted: whether depths follow the confidences; else they follow measured acceptance. breaks: how often trust was
-    lost, refits: how often the calibration was replaced, since the drafter was attached.
-    """
-
-    rule: str
-    traffic: str
-    samples: tuple[int, ...]
-    ece: tuple[float | None, ...]
-    auc: tuple[float | None, ...]
-    brier: tuple[float | None, ...]
-    trusted: bool = True
-    breaks: int = 0
-    refits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +165,6 @@ class LoadSnapshot:
     context_tokens: int = 0
     """Largest prompt plus output the replica takes."""
     max_running_requests: int = 0
-    calibration: tuple[CalibrationReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +185,7 @@ class Decision:
     max_tokens: int
     """Output limit after context and money budgets; `limited_by_cost` says that money set it."""
     limited_by_cost: bool = False
-    lossless: str = "coupled"
+    lossless: Verification = "coupled"
     reasons: tuple[str, ...] = ()
     candidates: tuple[dict[str, object], ...] = field(default=(), repr=False)
     """Every candidate as a flat record: model, depth_cap, batch_class, predictions, feasible, why_not, score."""

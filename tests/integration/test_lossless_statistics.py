@@ -20,6 +20,7 @@ from outrider.speculation import CoupledRule, RowSampling
 from outrider.types import SamplingParams
 from support.engines import make_engine, request, run
 from support.statistics import chi_square, exact_joint
+from support.surface import SURFACE
 from support.tiny import TinyPair, make_drafter, make_target, reference
 
 Record = Callable[[str, object], None]
@@ -83,27 +84,6 @@ def draw(small: TinyPair, rule: CoupledRule | None = None, **sampling: Any) -> t
         emitted += summary.completion_tokens - 1
         rounds += summary.rounds
     return samples, several / SAMPLES, emitted / rounds
-
-
-SURFACE: list[dict[str, Any]] = [
-    {"temperature": 1.0},
-    {"temperature": 0.7, "top_p": 0.8},
-    {"temperature": 1.3, "top_k": 5},
-    {"temperature": 1.2, "min_p": 0.15},
-    {"repetition_penalty": 1.6},
-    {"presence_penalty": 1.2, "frequency_penalty": -0.9},
-    {"logit_bias": ((2, 1.5), (6, -2.0))},
-    {
-        "temperature": 0.9,
-        "top_k": 6,
-        "top_p": 0.95,
-        "min_p": 0.02,
-        "repetition_penalty": 1.3,
-        "presence_penalty": 0.5,
-        "frequency_penalty": 0.8,
-        "logit_bias": ((1, 0.7),),
-    },
-]
 
 
 def exact(stock: Any, sampling: dict[str, Any]) -> NDArray[np.float64]:

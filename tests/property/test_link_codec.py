@@ -50,6 +50,7 @@ def rounds(draw: st.DrawFn) -> DraftRound:
         *(draw(ints(proposals)) for _ in range(2)),
         draw(ints(draw(st.sampled_from((0, proposals))))),
         draw(floats(draw(st.sampled_from((0, proposals))))),
+        draw(ints(draw(st.sampled_from((0, proposals))))),
     )
 
 
@@ -58,7 +59,9 @@ def blocks(draw: st.DrawFn) -> DraftBlock:
     proposals, gamma = draw(st.integers(0, 4)), draw(st.integers(1, 8))
     tokens = draw(ints(proposals * gamma)).reshape(proposals, gamma)
     confidence = draw(floats(proposals, gamma))
-    return DraftBlock(draw(INT63), draw(INT63), tokens, confidence, draw(KEYS), draw(st.floats(0, 1e9)))
+    judged, places = draw(st.integers(0, proposals)), gamma * draw(st.integers(0, 3))
+    q = draw(ints(judged * places)).reshape(judged, places), draw(floats(judged, places))
+    return DraftBlock(draw(INT63), draw(INT63), tokens, confidence, draw(KEYS), draw(st.floats(0, 1e9)), *q)
 
 
 MESSAGES = st.one_of(
@@ -148,7 +151,7 @@ class Acceptor:
     def hello(self, hello: TargetHello) -> DrafterWelcome:
         return DrafterWelcome(1, 2, "acceptor", 4)
 
-    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
         raise LinkError("not drafting")
 
     def forget_client(self, client: bytes) -> None:

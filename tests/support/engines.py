@@ -15,7 +15,7 @@ from outrider.engine import Engine, EngineSettings, TargetModel
 from outrider.link import InProcessLink, TargetHello
 from outrider.local import LinkKind, LocalEngine, open_engine
 from outrider.scheduling import StepCostCurve
-from outrider.speculation import CoupledRule
+from outrider.speculation import CoupledRule, RejectionRule
 from outrider.types import BatchClass, GenerationRequest, SamplingParams, TokenChunk
 
 __all__ = [
@@ -39,11 +39,16 @@ def settings(**overrides: Any) -> EngineSettings:
 
 
 def make_engine(
-    target: Path, drafter: Path | None = None, *, rule: CoupledRule | None = None, **overrides: Any
+    target: Path,
+    drafter: Path | None = None,
+    *,
+    rule: CoupledRule | None = None,
+    rejection: RejectionRule | None = None,
+    **overrides: Any,
 ) -> Engine:
     """An engine, with its drafter in this process if one is given."""
     model = TargetModel.load(target, drafter=drafter)
-    engine = Engine(model, settings(**overrides), CURVE, rule)
+    engine = Engine(model, settings(**overrides), CURVE, rule, rejection=rejection)
     if drafter is not None:
         engine.attach_drafter(in_process_link(engine, drafter))
     return engine

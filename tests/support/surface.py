@@ -21,7 +21,28 @@ from transformers.generation.logits_process import (
 from outrider.speculation import RowSampling, race_noise
 from outrider.types import SamplingParams
 
-__all__ = ["plain_generate", "row_probs", "shaped"]
+__all__ = ["SURFACE", "plain_generate", "row_probs", "shaped"]
+
+SURFACE: list[dict[str, Any]] = [
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_p": 0.8},
+    {"temperature": 1.3, "top_k": 5},
+    {"temperature": 1.2, "min_p": 0.15},
+    {"repetition_penalty": 1.6},
+    {"presence_penalty": 1.2, "frequency_penalty": -0.9},
+    {"logit_bias": ((2, 1.5), (6, -2.0))},
+    {
+        "temperature": 0.9,
+        "top_k": 6,
+        "top_p": 0.95,
+        "min_p": 0.02,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.8,
+        "logit_bias": ((1, 0.7),),
+    },
+]
+"""Every way of shaping the distribution of a vocabulary of eight, alone and together."""
 
 
 def shaped(

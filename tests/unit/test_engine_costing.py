@@ -102,29 +102,11 @@ def test_real_rounds_are_foretold_and_correct_the_costs(pair: TinyPair) -> None:
     said = StepCostCurve.measured([(1, 1e-7), (64, 2e-7)])
     engine = Engine(target, settings(), replace(CostModel.given(said), subject=cost_subject(target)))
     version = engine.costing.costs.version
-    foretold = []
-    engine.submit(request("x", (1, 2, 3), 250))
-    while not engine.idle:
-        engine.step()
-        assert engine.last_times is not None
-        if engine.last_times.predicted_s:
-            foretold.append(engine.last_times.predicted_s / engine.last_times.whole_s)
-    assert foretold
-    assert max(foretold) < 1
-    assert engine.snapshot().prediction_bias < 0
+    run(engine, [request("x", (1, 2, 3), 100)])
+    assert engine.last_times is not None
+    assert 0 < engine.last_times.predicted_s < engine.last_times.whole_s
     assert engine.costing.costs.version != version
     assert said.seconds[0] < engine.curve.seconds[0] <= 3.001 * said.seconds[0]
-
-
-def test_rounds_with_prompts_teach_nothing(pair: TinyPair) -> None:
-    target = TargetModel.load(pair.target, compiled=False)
-    said = StepCostCurve.measured([(1, 1e-7), (64, 2e-7)])
-    costs = replace(CostModel.given(said), subject=cost_subject(target))
-    engine = Engine(target, settings(), costs)
-    for number in range(60):
-        run(engine, [request(number, (1, 2, 3), 1)])
-    assert engine.costing.costs is costs
-    assert engine.snapshot().prediction_error == 0.0
 
 
 def test_a_context_without_room_leaves_the_draft_unmeasured(pair: TinyPair) -> None:

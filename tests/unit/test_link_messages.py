@@ -59,6 +59,7 @@ def test_every_exported_name_exists_and_is_sorted() -> None:
 def test_good_rounds_pass() -> None:
     check(a_round())
     check(replace(a_round(), top_k=ints(0, 40), min_p=torch.tensor([0.0, 1.0])))
+    check(replace(a_round(), rounds=ints(-1, 5)))
     check(DraftRound(epoch=7, round=2))
     check(DraftRound(epoch=7, round=2, frees=(1, 2)))
     check_round(replace(a_round(), rows=torch.zeros(4, 0)), vocab_size=VOCAB, row_size=0, context_tokens=CONTEXT)
@@ -105,6 +106,10 @@ def test_good_rounds_pass() -> None:
         {"min_p": torch.tensor([0.0, torch.nan])},
         {"min_p": torch.tensor([0.1])},
         {"min_p": torch.zeros(2, dtype=torch.float64)},
+        {"rounds": ints(-1)},
+        {"rounds": ints(-1, -2)},
+        {"rounds": ints(0, -1)},  # the first row is greedy
+        {"rounds": torch.zeros(2)},
         {"seeds": ints(1)},
         {"choices": torch.zeros(2)},
     ],
@@ -137,3 +142,60 @@ def test_good_blocks_pass() -> None:
 def test_malformed_blocks_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(LinkError):
         check_block(a_block(**changes), a_round(), block_size=GAMMA, vocab_size=VOCAB)
+
+
+def judged_round() -> DraftRound:
+    """One of the two proposals is under the rejection rule."""
+    return replace(a_round(), rounds=ints(-1, 5))
+
+
+def judged_block(**changes: Any) -> DraftBlock:
+    """Its tokens are 3, 4, 5; each was drawn from two, and the last slot proposes nothing."""
+    tokens = torch.tensor([[0, 0, 0], [3, 4, 5]])
+    confidence = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, -torch.inf]])
+    q_tokens = torch.tensor([[3, 9, 8, 4, 0, 0]])
+    q_probs = torch.tensor([[0.25, 0.75, 0.5, 0.5, 0.0, 0.0]])
+    return replace(DraftBlock(7, 1, tokens, confidence, q_tokens=q_tokens, q_probs=q_probs), **changes)
+
+
+def test_blocks_with_draft_probabilities_pass() -> None:
+    check_block(judged_block(), judged_round(), block_size=GAMMA, vocab_size=VOCAB)
+    certain = judged_block(q_tokens=ints(3, 4, 5)[None], q_probs=torch.ones(1, GAMMA))
+    check_block(certain, judged_round(), block_size=GAMMA, vocab_size=VOCAB)
+    nothing = replace(judged_block(), confidence_logits=torch.full((2, GAMMA), -torch.inf), missing=(12, 13))
+    empty = replace(nothing, q_tokens=torch.zeros(1, GAMMA, dtype=torch.int64), q_probs=torch.zeros(1, GAMMA))
+    check_block(empty, judged_round(), block_size=GAMMA, vocab_size=VOCAB)
+    none = replace(judged_round(), rounds=ints(-1, -1))
+    check_block(judged_block(q_tokens=a_block().q_tokens, q_probs=a_block().q_probs), none, block_size=3, vocab_size=50)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"q_tokens": torch.zeros(0, 0, dtype=torch.int64), "q_probs": torch.zeros(0, 0)},
+        {"q_tokens": torch.zeros(1, 0, dtype=torch.int64), "q_probs": torch.zeros(1, 0)},
+        {"q_tokens": torch.tensor([[3, 9, 8, 4, 0, 0]] * 2), "q_probs": torch.full((2, 6), 0.5)},
+        {"q_tokens": torch.tensor([[3, 9, 8, 4, 0]]), "q_probs": torch.full((1, 5), 0.5)},
+        {"q_tokens": torch.tensor([[3, 9, 8, 4, 0, VOCAB]])},
+        {"q_tokens": torch.tensor([[3, 9, 8, 4, 0, -1]])},
+        {"q_tokens": torch.tensor([[3, 9, 8, 7, 0, 0]])},  # 4 cannot have been drawn
+        {"q_tokens": torch.tensor([[3, 3, 8, 4, 0, 0]])},  # twice the same token
+        {"q_tokens": torch.tensor([3, 9, 8, 4, 0, 0])},
+        {"q_probs": torch.tensor([[0.0, 1.0, 0.5, 0.5, 0.0, 0.0]])},  # 3 cannot have been drawn
+        {"q_probs": torch.tensor([[0.25, 0.7, 0.5, 0.5, 0.0, 0.0]])},
+        {"q_probs": torch.tensor([[0.25, 0.75, 0.5, 0.5, 0.1, 0.0]])},
+        {"q_probs": torch.tensor([[1.25, -0.25, 0.5, 0.5, 0.0, 0.0]])},
+        {"q_probs": torch.tensor([[0.25, torch.nan, 0.5, 0.5, 0.0, 0.0]])},
+        {"q_probs": torch.tensor([[torch.inf, 0.75, 0.5, 0.5, 0.0, 0.0]])},
+        {"q_probs": torch.zeros(1, 6)},
+        {"q_probs": torch.full((1, 6), 0.5, dtype=torch.float64)},
+    ],
+)
+def test_draft_probabilities_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(LinkError):
+        check_block(judged_block(**changes), judged_round(), block_size=GAMMA, vocab_size=VOCAB)
+
+
+def test_draft_probabilities_nobody_asked_for_are_refused() -> None:
+    with pytest.raises(LinkError):
+        check_block(judged_block(), a_round(), block_size=GAMMA, vocab_size=VOCAB)

@@ -1,4 +1,4 @@
-"""Drafting one block for each of many anchors: backbone, heads and the coupled race, slot after slot.
+"""Drafting one block for each of many anchors: backbone, heads and a choice of token, slot after slot.
 
 Shapes: R anchors, γ block size, d hidden size, V vocabulary; contexts as `DraftBackbone.backbone` reads them. Slots k
 are 0-based here: slot k of an anchor at position s stands at s+k and chooses the token for position s+k+1
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from outrider.drafter.model import DSparkModel
-from outrider.speculation import RowSampling, race, race_noise
+from outrider.drafter.picks import CoupledPick, Pick, drawn_at
+from outrider.speculation import RowSampling
 
-__all__ = ["block_inputs", "block_noise", "chance_logit", "draft_blocks", "draw_blocks", "placed"]
-
-_CERTAIN = 1e-6
+__all__ = ["block_inputs", "block_states", "draft_blocks", "draw_blocks", "placed"]
 
 
 def draft_blocks(
@@ -28,16 +27,22 @@ def draft_blocks(
     """Token ids int64 and confidence logits fp32, both [R, γ].
 
     anchors, positions: int64 [R]; context: keys and values [L, R, S, K, D] with lengths int64 [R]; sampling has R
-    rows on the model's device. A drafter without a confidence head answers `chance_logit`.
+    rows on the model's device. A drafter without a confidence head answers `outrider.drafter.picks.chance_logit`.
     """
+    hidden, base = block_states(model, anchors, positions, context)
+    pick = CoupledPick(sampling, drawn_at(positions, base.shape[1]), base.shape[-1])
+    return draw_blocks(model, hidden, base, anchors, pick)
+
+
+def block_states(
+    model: DSparkModel, anchors: Tensor, positions: Tensor, context: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Hidden states [R, γ, d] and base logits [R, γ, V]."""
     block_ids, block_positions = block_inputs(model, anchors, positions)
     # Slots past the last position are never verified, but their rotation must exist.
     reachable = block_positions.clamp(max=model.config.max_position_embeddings - 1)
     hidden = model.backbone(block_ids, reachable, *context)
-    base = model.base_logits(hidden)
-    return draw_blocks(
-        model, hidden, base, anchors, sampling, block_noise(sampling, block_positions + 1, base.shape[-1])
-    )
+    return hidden, model.base_logits(hidden)
 
 
 def block_inputs(model: DSparkModel, anchors: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,9 +53,7 @@ def block_inputs(model: DSparkModel, anchors: Tensor, positions: Tensor) -> tupl
     return block_ids, positions[:, None] + torch.arange(gamma, device=anchors.device)
 
 
-def draw_blocks(
-    model: DSparkModel, hidden: Tensor, base: Tensor, anchors: Tensor, sampling: RowSampling, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def draw_blocks(model: DSparkModel, hidden: Tensor, base: Tensor, anchors: Tensor, pick: Pick) -> tuple[Tensor, Tensor]:
     """The sequential part: as `draft_blocks` from hidden states [R, γ, d] and base logits [R, γ, V]."""
     previous, state = anchors, None
     tokens: list[Tensor] = []
@@ -59,12 +62,12 @@ def draw_blocks(
     for slot in range(base.shape[1]):
         bias, embedding, state = model.head_step(hidden[:, slot], previous, state)
         logits = base[:, slot] if bias is None else base[:, slot] + bias
-        previous = race(logits, sampling, None if noise is None else noise[:, slot])
+        previous = pick(slot, logits)
         tokens.append(previous)
         if embedding is not None:
             embeddings.append(embedding)
         if model.confidence_head is None:
-            chances.append(chance_logit(logits, previous))
+            chances.append(pick.chance(logits, previous))
     if chances:
         confidence = torch.stack(chances, 1)
     else:
@@ -73,26 +76,6 @@ def draw_blocks(
     return torch.stack(tokens, 1), confidence.nan_to_num(nan=-torch.inf)
 
 
-def chance_logit(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-odds fp32 [R] of the drafted `tokens` [R] under softmax(logits [R, V]) at temperature 1.
-
-    The confidence of a drafter that has none of its own: a proxy, which calibration may scale. It looks at the drawn
-    token, which a scheduler may do only because coupled verification is lossless under any scheduler; rejection
-    sampling would be biased by it.
-    """
-    chance = torch.softmax(logits.float(), dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
-    return torch.logit(chance, eps=_CERTAIN)
-
-
 def placed(sampling: RowSampling, beside: Tensor) -> RowSampling:
     """The same parameters on the device of `beside`."""
     return sampling.to(beside.device)
-
-
-def block_noise(sampling: RowSampling, positions: Tensor, vocab: int) -> Tensor | None:
-    """Race noise [R, γ, V] for the tokens to stand at positions [R, γ]; None when all is greedy."""
-    if not sampling.random:
-        return None
-    gamma = positions.shape[1]
-    seeds, choices = sampling.seeds.repeat_interleave(gamma), sampling.choices.repeat_interleave(gamma)
-    return race_noise(seeds, choices, positions.flatten(), vocab).view(*positions.shape, vocab)

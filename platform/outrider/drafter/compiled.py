@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from outrider.drafter.blocks import block_inputs, block_noise, draw_blocks
+from outrider.drafter.blocks import block_inputs, draw_blocks
 from outrider.drafter.geometry import Geometry
 from outrider.drafter.heads import MarkovHead
 from outrider.drafter.model import DSparkModel
+from outrider.drafter.picks import CoupledPick, drawn_at
 from outrider.speculation import RowSampling
 from outrider_kernels import (
     DecoderLayer,
@@ -77,8 +78,8 @@ class CompiledDraft:
             racers = (sampling.temperature, sampling.seeds, sampling.choices) if sampling.random else None
             return draft.propose(first_rows, anchors, positions, racers, keys, values)
         hidden, logits = self.base(first_rows, anchors, positions, keys, values)
-        noise = block_noise(sampling, block_inputs(self._model, anchors, positions)[1] + 1, logits.shape[-1])
-        return draw_blocks(self._model, hidden, logits, anchors, sampling, noise)
+        pick = CoupledPick(sampling, drawn_at(positions, logits.shape[1]), logits.shape[-1])
+        return draw_blocks(self._model, hidden, logits, anchors, pick)
 
     def base(
         self, first_rows: list[int], anchors: Tensor, positions: Tensor, keys: Tensor, values: Tensor

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from outrider.drafter.blocks import draft_blocks, placed
+from outrider.drafter.blocks import block_states, draft_blocks, draw_blocks, placed
 from outrider.drafter.compiled import CompiledDraft
 from outrider.drafter.contexts import ContextPool
 from outrider.drafter.model import DSparkModel
+from outrider.drafter.picks import MixedPick, drawn_at
 from outrider.drafter.projection import projection_fingerprint
-from outrider.speculation import RowSampling
+from outrider.speculation import SPARSE_DRAFT, RowSampling, SparseDraft, SparseProbs
 
 __all__ = ["DSparkProposer"]
 
@@ -17,7 +18,7 @@ __all__ = ["DSparkProposer"]
 class DSparkProposer(ContextPool):
     """Reads projected rows; its contexts live on the model's device. A compiled step takes over where there is one."""
 
-    def __init__(self, model: DSparkModel, *, compiled: bool = True) -> None:
+    def __init__(self, model: DSparkModel, *, compiled: bool = True, sparse: SparseDraft = SPARSE_DRAFT) -> None:
         config, weight = model.config, model.fc.weight
         super().__init__(
             config.num_hidden_layers,
@@ -27,6 +28,7 @@ class DSparkProposer(ContextPool):
             dtype=weight.dtype,
         )
         self._model = model
+        self._sparse = sparse
         self.compiled = CompiledDraft(model) if compiled and CompiledDraft.fits(model) else None
         self._device, self._dtype = weight.device, weight.dtype
         self.vocab_size = config.vocab_size
@@ -49,9 +51,27 @@ class DSparkProposer(ContextPool):
     ) -> tuple[Tensor, Tensor]:
         """Blocks of γ tokens with the confidence head's logits, or what stands in for them."""
         if self.compiled is not None and self.compiled.ready:
-            room = self._keys.shape[2]
-            first_rows = [slot * room for slot in slots]
-            return self.compiled.propose(first_rows, anchors, positions, sampling, self._keys, self._values)
+            return self.compiled.propose(
+                self._first_rows(slots), anchors, positions, sampling, self._keys, self._values
+            )
         places = positions.to(self._device)
         rows = placed(sampling, places)
         return draft_blocks(self._model, anchors.to(self._device), places, self.view(slots), rows)
+
+    def propose_mixed(
+        self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
+    ) -> tuple[Tensor, Tensor, SparseProbs]:
+        """One pass of the backbone for all rows; the heads draw in torch."""
+        places, first = positions.to(self._device), anchors.to(self._device)
+        if self.compiled is not None and self.compiled.ready:
+            hidden, base = self.compiled.base(self._first_rows(slots), first, places, self._keys, self._values)
+        else:
+            hidden, base = block_states(self._model, first, places, self.view(slots))
+        at = drawn_at(places, self.block_size)
+        pick = MixedPick(placed(sampling, places), at, base.shape[-1], self._sparse)
+        tokens, confidence = draw_blocks(self._model, hidden, base, first, pick)
+        return tokens, confidence, pick.q
+
+    def _first_rows(self, slots: list[int]) -> list[int]:
+        """Where each slot's context begins among all slots' rows."""
+        return [slot * self._keys.shape[2] for slot in slots]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from outrider.speculation import RowSampling
+from outrider.speculation import RowSampling, SparseProbs
 
 __all__ = ["LookupIndex", "LookupProposer", "Match", "lookup_blocks"]
 
@@ -147,6 +147,14 @@ class LookupProposer:
             rate = self._true[match.suffix] / self._tried[match.suffix]
             confidence[row, :count] = torch.logit(torch.tensor(rate, dtype=torch.float32))
         return tokens, confidence
+
+    def propose_mixed(
+        self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
+    ) -> tuple[Tensor, Tensor, SparseProbs]:
+        """The same tokens, each certain."""
+        tokens, confidence = self.propose(slots, anchors, positions, sampling)
+        assert sampling.rounds is not None
+        return tokens, confidence, SparseProbs.certain(tokens[sampling.rounds >= 0])
 
     def _learn(self, slot: int, anchor: int) -> None:
         """Score the slot's last proposal by what stands after its anchor now."""

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from outrider.drafter.blocks import block_noise, chance_logit, placed
+from outrider.drafter.blocks import placed
 from outrider.drafter.contexts import ContextPool
 from outrider.drafter.decoder import Decoder
 from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.layers import fold_groups, unfold_groups
 from outrider.drafter.loading import check_shapes, read_tensors
-from outrider.speculation import RowSampling, race
+from outrider.drafter.picks import CoupledPick, MixedPick, Pick, drawn_at
+from outrider.speculation import RowSampling, SparseProbs
 from outrider_kernels import Linear, packed_linear
 
 __all__ = ["PlainConfig", "PlainModel", "PlainProposer", "plain_blocks"]
@@ -105,23 +106,21 @@ class PlainModel(Decoder):
         return self._packed_head(hidden).float()
 
     def draft(
-        self, anchors: Tensor, positions: Tensor, gamma: int, memory: Memory, sampling: RowSampling
+        self, anchors: Tensor, positions: Tensor, gamma: int, memory: Memory, pick: Pick
     ) -> tuple[Tensor, Tensor]:
         """Token ids and confidence logits [R, γ], left to right after anchors int64 [R] at positions int64 [R].
 
         `memory` holds the positions before the anchors and has room for γ more.
         """
-        chosen_at = positions[:, None] + torch.arange(1, gamma + 1, device=positions.device)
-        noise = block_noise(sampling, chosen_at, self.config.vocab_size)
         previous = anchors
         tokens: list[Tensor] = []
         chances: list[Tensor] = []
         for slot in range(gamma):
             hidden: Tensor = self(previous[:, None], (positions + slot)[:, None], memory)
             logits = self.logits(hidden[:, 0])
-            previous = race(logits, sampling, None if noise is None else noise[:, slot])
+            previous = pick(slot, logits)
             tokens.append(previous)
-            chances.append(chance_logit(logits, previous))
+            chances.append(pick.chance(logits, previous))
         return torch.stack(tokens, 1), torch.stack(chances, 1)
 
 
@@ -167,9 +166,21 @@ class PlainProposer(ContextPool):
         self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
     ) -> tuple[Tensor, Tensor]:
         """γ steps of the model; nothing of them stays in the pool."""
-        memory, _ = self._memory(slots, self.block_size)
         places = positions.to(self._device)
-        return self._model.draft(anchors.to(self._device), places, self.block_size, memory, placed(sampling, places))
+        pick = CoupledPick(placed(sampling, places), drawn_at(places, self.block_size), self.vocab_size)
+        return self._draft(slots, anchors, places, pick)
+
+    def propose_mixed(
+        self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
+    ) -> tuple[Tensor, Tensor, SparseProbs]:
+        """The same with a q where it is asked for."""
+        places = positions.to(self._device)
+        pick = MixedPick(placed(sampling, places), drawn_at(places, self.block_size), self.vocab_size)
+        return *self._draft(slots, anchors, places, pick), pick.q
+
+    def _draft(self, slots: list[int], anchors: Tensor, places: Tensor, pick: Pick) -> tuple[Tensor, Tensor]:
+        memory, _ = self._memory(slots, self.block_size)
+        return self._model.draft(anchors.to(self._device), places, self.block_size, memory, pick)
 
     def _memory(self, slots: list[int], room: int) -> tuple[Memory, Tensor]:
         """A copy of the slots' keys and values with `room` more positions, and their lengths."""
@@ -202,5 +213,6 @@ def plain_blocks(
         for copy, read in zip(memory, whole, strict=True):
             copy[:, :, :span] = read[:, :, :span]
         sampling = RowSampling.of([temperature] * count, [1.0] * count, [seed] * count, [choice] * count)
-        blocks.append(model.draft(ids[some], some, gamma, memory, placed(sampling, some))[0])
+        pick = CoupledPick(placed(sampling, some), drawn_at(some, gamma), model.config.vocab_size)
+        blocks.append(model.draft(ids[some], some, gamma, memory, pick)[0])
     return torch.cat(blocks)

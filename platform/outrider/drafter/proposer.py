@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from outrider.speculation import RowSampling
+from outrider.speculation import RowSampling, SparseProbs
 
 __all__ = ["Proposer"]
 
@@ -52,4 +52,13 @@ class Proposer(Protocol):
 
         anchors: int64 [R], the token at that position; all on the CPU. A slot without a token has confidence minus
         infinity, as have those after it.
+        """
+
+    def propose_mixed(
+        self, slots: list[int], anchors: Tensor, positions: Tensor, sampling: RowSampling
+    ) -> tuple[Tensor, Tensor, SparseProbs]:
+        """As `propose`, for a batch with rows under the rejection rule: those that have a round in `sampling.rounds`.
+
+        Their tokens are drawn from the q that comes third, [nr, γ, w] in their order, and their confidences depend on
+        no draw of their own slot or after it.
         """

@@ -17,7 +17,7 @@ from outrider.drafter.model import DSparkModel
 from outrider.drafter.proposer import Proposer
 from outrider.errors import DrafterMismatch, LinkError
 from outrider.link import DraftBlock, DrafterWelcome, DraftRound, TargetHello, check_round
-from outrider.speculation import RowSampling
+from outrider.speculation import RowSampling, SparseProbs
 
 __all__ = ["DraftServer"]
 
@@ -27,8 +27,7 @@ class DraftServer:
 
     Each client has its own sequences: key to slot of the one proposer, which may be any: a DSpark model of any heads is
     wrapped into its own. The confidences of one without a confidence head are a proxy, the chance its distribution
-    gives the drafted token (`outrider.drafter.blocks.chance_logit`): allowed only because coupled verification is
-    lossless under any scheduler.
+    gives the drafted token (`outrider.drafter.picks.chance_logit`) or, under the rejection rule, would give one.
     """
 
     def __init__(self, drafter: DSparkModel | Proposer, name: str) -> None:
@@ -58,26 +57,26 @@ class DraftServer:
         return self.welcome
 
     @torch.inference_mode()
-    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
-        """Apply one round. Raises `LinkError`, and changes nothing, when one that is not `trusted` is malformed."""
+    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
+        """Apply one round. Raises `LinkError`, and changes nothing, when it is malformed."""
         began_s = time.perf_counter()
         if message.epoch != self.welcome.epoch:
             raise LinkError("the round is addressed to another incarnation of the drafter")
-        if not trusted:
-            check_round(
-                message,
-                vocab_size=self._proposer.vocab_size,
-                row_size=self._proposer.row_size,
-                context_tokens=self._proposer.context_tokens,
-            )
+        check_round(
+            message,
+            vocab_size=self._proposer.vocab_size,
+            row_size=self._proposer.row_size,
+            context_tokens=self._proposer.context_tokens,
+        )
         slots = self._clients.setdefault(client, {})
         for key in message.frees:
             self._drop(slots, key)
         self._append(slots, message)
-        tokens, confidence_logits, missing = self._propose(slots, message)
-        return DraftBlock(
-            message.epoch, message.round, tokens, confidence_logits, missing, time.perf_counter() - began_s
-        )
+        tokens, confidence_logits, missing, q = self._propose(slots, message)
+        drafted = (tokens, confidence_logits, missing, time.perf_counter() - began_s)
+        if q is None:
+            return DraftBlock(message.epoch, message.round, *drafted)
+        return DraftBlock(message.epoch, message.round, *drafted, q.tokens.flatten(1), q.probs.flatten(1))
 
     def forget_client(self, client: bytes) -> None:
         """Free every sequence of a client; an unknown one is ignored."""
@@ -117,8 +116,10 @@ class DraftServer:
             rows, tokens, positions = rows[kept], tokens[kept], positions[kept]
         self._proposer.append(takers, positions, rows, tokens)
 
-    def _propose(self, slots: dict[int, int], message: DraftRound) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Tokens and confidence logits [np, γ] in the order asked, and the keys that are missing."""
+    def _propose(
+        self, slots: dict[int, int], message: DraftRound
+    ) -> tuple[Tensor, Tensor, tuple[int, ...], SparseProbs | None]:
+        """Tokens and confidence logits [np, γ] in the order asked, the keys that are missing, and q [nr, γ, w]."""
         keys = message.propose_keys.tolist()
         ready: list[tuple[int, int]] = []
         missing: list[int] = []
@@ -129,45 +130,52 @@ class DraftServer:
             else:
                 self._drop(slots, key)
                 missing.append(key)
-        ready.sort()  # by slot, so that a pool can answer with a view
-        rows = [row for _, row in ready]
-        whole = rows == list(range(len(keys)))
-        order = None if whole else torch.tensor(rows, dtype=torch.int64)
-        if ready:
-            drafted = self._proposer.propose(
-                [slot for slot, _ in ready],
-                _taken(message.anchors, order),
-                _taken(message.positions, order),
-                _sampling(message, order),
-            )
-            found, chances = drafted[0].cpu(), drafted[1].float().cpu()
-            if whole:
-                return found, chances, ()
         shape = (len(keys), self.welcome.block_size)
         tokens = torch.zeros(shape, dtype=torch.int64)
         confidence_logits = torch.full(shape, -torch.inf)
+        q = SparseProbs.empty(int((message.rounds >= 0).sum()), shape[1], 1) if len(message.rounds) else None
         if ready:
-            tokens[order], confidence_logits[order] = found, chances
-        return tokens, confidence_logits, tuple(missing)
+            ready.sort()  # by slot, so that a pool can answer with a view
+            rows = [row for _, row in ready]
+            order = slice(None) if rows == list(range(len(keys))) else torch.tensor(rows)
+            asked = [slot for slot, _ in ready], message.anchors[order], message.positions[order]
+            sampling = _sampling(message, order)
+            if sampling.rounds is None:
+                drafted, chances = self._proposer.propose(*asked, sampling)
+            else:
+                drafted, chances, found = self._proposer.propose_mixed(*asked, sampling)
+                q = _spread(found, message.rounds, order)
+            tokens[order], confidence_logits[order] = drafted.cpu(), chances.float().cpu()
+        return tokens, confidence_logits, tuple(missing), q
 
 
-def _taken(column: Tensor, order: Tensor | None) -> Tensor:
-    """A column's rows `order`, None for all."""
-    return column if order is None else column[order]
+def _spread(found: SparseProbs, rounds: Tensor, order: Tensor | slice) -> SparseProbs:
+    """q of the ready rows, which came by slot, among all rows under the rejection rule as they asked."""
+    under = rounds >= 0
+    place = (under.cumsum(0) - 1)[order][under[order]]
+    q = SparseProbs.empty(int(under.sum()), *found.probs.shape[1:])
+    q.tokens[place], q.probs[place] = found.tokens.cpu(), found.probs.cpu()
+    return q
 
 
-def _sampling(message: DraftRound, order: Tensor | None) -> RowSampling:
-    """How the proposals `order` (int64 [R], None for all) of a round sample."""
-    temperature, top_p = _taken(message.temperature, order), _taken(message.top_p, order)
-    temperatures = temperature.tolist()
-    random = any(t > 0 for t in temperatures)
+def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:
+    """How the proposals `order` (int64 [R], or all) of a round sample."""
+    temperature, top_p = message.temperature[order], message.top_p[order]
+    hot = temperature > 0
+    random = bool(hot.any())
     return RowSampling(
         temperature,
         top_p,
-        _taken(message.seeds, order),
-        _taken(message.choices, order),
+        message.seeds[order],
+        message.choices[order],
         random=random,
-        nucleus=random and any(t > 0 and p < 1 for t, p in zip(temperatures, top_p.tolist(), strict=True)),
-        top_k=_taken(message.top_k, order) if len(message.top_k) else None,
-        min_p=_taken(message.min_p, order) if len(message.min_p) else None,
+        nucleus=random and bool((hot & (top_p < 1)).any()),
+        top_k=message.top_k[order] if len(message.top_k) else None,
+        min_p=message.min_p[order] if len(message.min_p) else None,
+        rounds=_rounds(message.rounds[order]) if len(message.rounds) else None,
     )
+
+
+def _rounds(rounds: Tensor) -> Tensor | None:
+    """None when no row that is left is under the rejection rule."""
+    return rounds if bool((rounds >= 0).any()) else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from outrider.errors import ContextLengthExceeded, InvalidRequest
-from outrider.types import GenerationRequest, SamplingParams
+from outrider.types import GenerationRequest, SamplingParams, Verification
 
 __all__ = ["MAX_LOGPROBS", "check_request"]
 
@@ -32,6 +32,8 @@ def check_request(request: GenerationRequest, vocab_size: int, room_tokens: int)
         raise InvalidRequest("temperature must be 0 or more, and finite", param="temperature")
     if not 0.0 <= sampling.top_p <= 1.0:
         raise InvalidRequest("top_p must be within 0 and 1", param="top_p")
+    if sampling.verification not in get_args(Verification):
+        raise InvalidRequest("verification must be coupled or rejection", param="verification")
     _check_cuts(sampling)
     _check_penalties(sampling)
     _check_tokens(sampling, vocab_size)

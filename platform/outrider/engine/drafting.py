@@ -14,29 +14,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.engine.cache import PagedCache
-from outrider.engine.observing import Observer
 from outrider.engine.sequence import Sequence
 from outrider.errors import LinkError
 from outrider.link import DraftBlock, DraftLink, DraftRound
-from outrider.speculation import RowSampling
+from outrider.scheduling import Calibration, prefix_survival
+from outrider.speculation import RowSampling, SparseProbs
 
-__all__ = ["Drafting", "Proposals"]
+__all__ = ["NO_PLACE", "DraftedProbs", "Drafting", "Proposals"]
+
+NO_PLACE = -1
+"""In place of a row of q: nothing was drafted there, or nothing that counts."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedProbs:
+    """What a round's blocks were drawn from, q [nr·γ, w], and the first row of each sequence's, by key."""
+
+    q: SparseProbs
+    first: dict[int, int]
+
+    def at(self, places: Tensor) -> SparseProbs:
+        """q [n, w] of the given rows, int64 [n]; no mass at `NO_PLACE`."""
+        found = self.q.tokens[places], self.q.probs[places].masked_fill((places == NO_PLACE)[:, None], 0.0)
+        return SparseProbs(*found)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
     """Blocks for R sequences: tokens per sequence (at most γ), prefix survival a_j float64 [R, γ], seconds waited.
 
-    A block ends where its survival is zero: some drafters propose less than γ, or nothing.
-    logits: the confidences that survival was made of, fp32 [R, γ].
+    A block ends where its survival is zero: some drafters propose less than γ, or nothing. q: of the blocks under the
+    rejection rule, None without such.
     """
 
     tokens: list[list[int]]
     survival: NDArray[np.float64]
     wait_s: float
-    logits: NDArray[np.float32]
+    q: DraftedProbs | None = None
 
 
 class Drafting:
@@ -46,9 +62,9 @@ class Drafting:
     from the cache's feature plane, whether it lags one round or starts anew after a restart.
     """
 
-    def __init__(self, cache: PagedCache, timeout_s: float, observer: Observer) -> None:
+    def __init__(self, cache: PagedCache, timeout_s: float, calibration: Calibration | None = None) -> None:
         self._cache = cache
-        self.observer = observer
+        self._calibration = calibration
         self._timeout_s = timeout_s
         self._link: DraftLink | None = None
         self._round = 0
@@ -73,7 +89,6 @@ class Drafting:
         """Use `link` from the next round on; it is refilled from nothing."""
         self.detach()
         self._link = link
-        self.observer.follow(link.welcome.name, link.welcome.block_size)
         self._frees.clear()
         for sequence in sequences:
             sequence.draft_held = 0
@@ -102,15 +117,32 @@ class Drafting:
         block = self._exchange(sequences, sampling)
         if block is None:
             return None
-        logits = block.confidence_logits.numpy()
-        survival = self.observer.survival(logits, sampling.temperature.numpy())
-        for row, sequence in enumerate(sequences if block.missing else ()):
-            if sequence.key in block.missing:
+        rejecting = [row for row, sequence in enumerate(sequences) if sequence.rejects]
+        survival = self._survival(block.confidence_logits.numpy(), sampling.temperature.numpy(), rejecting)
+        missing = set(block.missing)
+        for row, sequence in enumerate(sequences):
+            if sequence.key in missing:
                 sequence.draft_held = 0
                 survival[row] = 0.0
         proposed = np.count_nonzero(survival, axis=1).tolist()
         tokens = [row[:count] for row, count in zip(block.tokens.tolist(), proposed, strict=True)]
-        return Proposals(tokens, survival, time.perf_counter() - started, logits)
+        q = _probs(block, [sequences[row].key for row in rejecting]) if rejecting else None
+        return Proposals(tokens, survival, time.perf_counter() - started, q)
+
+    def _survival(
+        self, logits: NDArray[np.float32], temperature: NDArray[np.float32], rejecting: list[int]
+    ) -> NDArray[np.float64]:
+        """Prefix survival [R, γ]; the calibration has vectors of their own for rows under the rejection rule."""
+        if self._calibration is None:
+            return prefix_survival(logits)
+        if not rejecting:
+            return self._calibration.survival(logits, temperature)
+        rejected = self._calibration.survival(logits[rejecting], temperature[rejecting], "rejection")
+        if len(rejecting) == len(logits):
+            return rejected
+        survival = self._calibration.survival(logits, temperature)
+        survival[rejecting] = rejected
+        return survival
 
     def _exchange(self, sequences: Seq[Sequence], sampling: RowSampling) -> DraftBlock | None:
         """One message out, one back; a broken link is dropped and logged once."""
@@ -119,6 +151,8 @@ class Drafting:
             return None
         self._round += 1
         message = self._message(link, sequences, sampling)
+        for sequence in sequences:
+            sequence.draws += sequence.rejects  # drawn even if it never arrives
         try:
             link.send(message)
             block = link.receive(self._timeout_s)
@@ -141,7 +175,7 @@ class Drafting:
         features = self._cache.features
         if link.welcome.row_size and lagging and features is not None:
             slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
-            rows = features.index_select(0, slots[0] if len(slots) == 1 else torch.cat(slots)).float().cpu()
+            rows = features.index_select(0, torch.cat(slots)).float().cpu()
         else:
             rows = torch.empty(len(tokens), 0)
         keys, starts, sizes, appended, asking, anchors, positions = _columns(
@@ -171,6 +205,7 @@ class Drafting:
             choices=sampling.choices,
             top_k=torch.empty(0, dtype=torch.int64) if sampling.top_k is None else sampling.top_k,
             min_p=torch.empty(0) if sampling.min_p is None else sampling.min_p,
+            rounds=_rounds(sequences),
         )
 
 
@@ -178,3 +213,15 @@ def _columns(*columns: list[int]) -> tuple[Tensor, ...]:
     """The columns as int64 tensors of one memory: making a tensor costs more than all that is in it."""
     joined = torch.tensor(list(chain(*columns)), dtype=torch.int64)
     return torch.split(joined, [len(column) for column in columns])
+
+
+def _rounds(sequences: Seq[Sequence]) -> Tensor:
+    rounds = [sequence.draws if sequence.rejects else -1 for sequence in sequences]
+    return torch.tensor(rounds if any(number >= 0 for number in rounds) else [], dtype=torch.int64)
+
+
+def _probs(block: DraftBlock, keys: list[int]) -> DraftedProbs:
+    """keys: of the sequences under the rejection rule, in the order they were asked for."""
+    gamma = block.tokens.shape[1]
+    q = SparseProbs(block.q_tokens.view(len(keys) * gamma, -1), block.q_probs.view(len(keys) * gamma, -1))
+    return DraftedProbs(q, {key: row * gamma for row, key in enumerate(keys)})

@@ -22,9 +22,9 @@ from outrider.engine.costing import Costing, Profile
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
-from outrider.engine.observing import Observer
 from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
+from outrider.engine.refining import RoundShape
 from outrider.engine.roster import Roster
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
@@ -33,7 +33,7 @@ from outrider.engine.target import TargetModel
 from outrider.errors import NothingAllowed, Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import CostModel, StepCostCurve
-from outrider.speculation import CoupledRule
+from outrider.speculation import CoupledRule, RejectionRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
 __all__ = ["Chunks", "Engine", "RoundTimes"]
@@ -56,6 +56,7 @@ class Engine:
         costs: CostModel | StepCostCurve,
         rule: CoupledRule | None = None,
         *,
+        rejection: RejectionRule | None = None,
         profile: Profile | None = None,
     ) -> None:
         """`profile` measures costs again, for when the target's step is replaced by a faster one, and a draft's.
@@ -64,14 +65,13 @@ class Engine:
         """
         self.target = target
         self.settings = settings
-        self._chooser = Chooser(rule or CoupledRule())
+        self._chooser = Chooser(rule or CoupledRule(), rejection or RejectionRule())
         self._constraints = Constraints(target.directory)
         given = costs if isinstance(costs, CostModel) else CostModel.given(costs)
         self.costing = Costing(target, given, profile)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
         self._roster = Roster(settings, self.cache)
-        self._observer = Observer(target.calibration, settings.calibration_share, settings.model)
-        self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
+        self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
         self._planner = Planner(settings, self.curve, self.drafting)
         self.epoch = secrets.randbits(63)
         self._keys = itertools.count(secrets.randbits(48) << 14)
@@ -244,8 +244,7 @@ class Engine:
 
         After a cut `num_computed` is one short of the tokens: rejected and cut positions are simply run again.
         """
-        rows = slice(first_row, first_row + len(draft) + 1)
-        emitted, accepted = self._chooser.rule.emit(draft, chosen.tokens[rows])
+        emitted, accepted = self._chooser.emit(chosen, first_row, draft)
         emitted, error = self._end(sequence, emitted)
         if admitted is not None:
             counted = min(accepted, len(emitted))
@@ -255,8 +254,6 @@ class Engine:
         told = sequence.prompt_logprobs if sequence.emitted == 0 and not sequence.reuses_prefix else ()
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
-        if admitted is not None:
-            self._observer.record(sequence, min(accepted, len(emitted)))
         self.memory.publish(sequence)
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
@@ -285,7 +282,6 @@ class Engine:
     def _retire(self, sequence: Sequence, gained: TokenChunk = NOTHING) -> tuple[str, TokenChunk]:
         """Free everything a finished sequence holds and make its last chunk."""
         self._roster.remove(sequence)
-        self._observer.end(sequence)
         self.drafting.forget(sequence)
         chunk = replace(gained, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
@@ -294,13 +290,27 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        schedule_s = scheduled - started - plan.draft_s
-        times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
-        times = self.costing.learn(plan, self.drafting, times, started, now)
+        shape = self._shape(plan, tokens)
+        schedule_s, predicted_s = scheduled - started - plan.draft_s, self.costing.predicted_s(shape)
+        times = RoundTimes(
+            plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding), predicted_s
+        )
+        self.costing.add(shape, times, started, now)
         self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
         curve = self.curve
         self._meters.add(times, emitted, curve.step_s(tokens + 1) - curve.step_s(tokens))
+
+    def _shape(self, plan: Plan, tokens: int) -> RoundShape:
+        drafted = plan.draft_s > 0
+        return RoundShape(
+            tokens=tokens,
+            requests=len(plan.decoding),
+            context_tokens=sum(len(s.tokens) for s, _ in plan.decoding) / max(1, len(plan.decoding)),
+            drafted=self.drafting.asked_requests if drafted else 0,
+            rows=self.drafting.caught_up_rows if drafted else 0,
+            prompts=bool(plan.prefill),
+        )
 
     @property
     def last_times(self) -> RoundTimes | None:
@@ -332,5 +342,4 @@ class Engine:
             drafter_ready=ready,
             context_tokens=self.context_tokens,
             max_running_requests=self.settings.max_running_requests,
-            calibration=self._observer.reports if ready else (),
         )

@@ -8,12 +8,14 @@ import torch
 
 from outrider.engine.attention import Span
 from outrider.engine.batch import FlatBatch
+from outrider.engine.drafting import DraftedProbs
 from outrider.engine.sequence import Sequence
 from outrider.speculation import RowSampling
 
-__all__ = ["LogitRows", "Plan", "flatten", "row_sampling"]
+__all__ = ["NOBODY", "LogitRows", "Plan", "cut_refused", "flatten", "row_sampling"]
 
 NO_DRAFT: list[int] = []
+NOBODY: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +23,16 @@ class Plan:
     """Each decoding sequence with its admitted draft, each prefilling one with the length of its chunk.
 
     sampling has one row per decoding sequence, then one per prefilling sequence; draft_s is what waiting for the
-    drafter took.
+    drafter took. q: what the drafts under the rejection rule were drawn from; refused: keys of sequences under that
+    rule whose draft was admitted one token further, to one that cannot follow.
     """
 
     decoding: list[tuple[Sequence, list[int]]]
     prefill: list[tuple[Sequence, int]]
     sampling: RowSampling
     draft_s: float
+    q: DraftedProbs | None = None
+    refused: frozenset[int] = NOBODY
 
     @property
     def empty(self) -> bool:
@@ -51,6 +56,21 @@ class LogitRows:
     chosen: list[int]
     owners: list[int]
     prompt: list[tuple[Sequence, int, int]]
+
+
+def cut_refused(sequences: list[Sequence], drafts: list[list[int]]) -> frozenset[int]:
+    """Cut drafts under the rejection rule, once admitted, to what can be accepted; keys of those that lost something.
+
+    Only then: how deep such a draft is admitted must not depend on its tokens. The coupled rule has no such need.
+    """
+    refused = set()
+    for row, sequence in enumerate(sequences):
+        if sequence.rejects and sequence.shaping is not None:
+            fits = sequence.shaping.admissible(drafts[row])
+            if fits < len(drafts[row]):
+                refused.add(sequence.key)
+                drafts[row] = drafts[row][:fits]
+    return frozenset(refused)
 
 
 def row_sampling(sequences: list[Sequence]) -> RowSampling:

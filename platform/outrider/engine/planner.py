@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from outrider.engine.drafting import Drafting, Proposals
 from outrider.engine.gate import DraftGate, RoundCosts
-from outrider.engine.plan import Plan, row_sampling
+from outrider.engine.plan import NOBODY, Plan, cut_refused, row_sampling
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.scheduling import StepCostCurve, algorithm1
@@ -47,18 +46,19 @@ class Planner:
         drafts: list[list[int]] = [[] for _ in decoding]
         drafted = [row for row, cap in enumerate(caps) if cap > 0]
         others = len(decoding) - len(drafted) + prefill_tokens
-        proposals = None
+        proposals, refused = None, NOBODY
         drafting = [decoding[row] for row in drafted]
-        whole = self._drafting.observer.slice(drafting)
         new = sum(len(sequence.rounds) < _NEW_ROUNDS for sequence in drafting)
         if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, self.costs):
             proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
         if proposals is not None:
-            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, whole)
+            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others)
+            refused = cut_refused(drafting, admitted)
             for row, draft in zip(drafted, admitted, strict=True):
                 drafts[row] = draft
         draft_s = proposals.wait_s if proposals else 0.0
-        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s)
+        q = proposals.q if proposals else None
+        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s, q, refused)
 
     def learn(self, plan: Plan, tokens: int, round_s: float) -> None:
         """Take in what became of a plan, once it is committed: the tokens it computed and how long the round took."""
@@ -97,17 +97,10 @@ class Planner:
         share = max(0, step_tokens // max(1, len(decoding)) - 1)
         return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
 
-    def _cut(
-        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, whole: NDArray[np.bool_]
-    ) -> list[list[int]]:
-        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost; rows of `whole` bool [R] are not
-        cut for it, and observed.
-        """
-        for row in whole.nonzero()[0].tolist():
-            if verified := min(caps[row], len(proposals.tokens[row])):
-                self._drafting.observer.watch(sequences[row], proposals.logits[row], verified)
+    def _cut(self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int) -> list[list[int]]:
+        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost."""
         for row, sequence in enumerate(sequences):
-            if sequence.shaping is not None:
+            if sequence.shaping is not None and not sequence.rejects:
                 caps[row] = min(caps[row], sequence.shaping.admissible(proposals.tokens[row]))
         depths = algorithm1(
             proposals.survival,
@@ -117,7 +110,6 @@ class Planner:
             other_tokens=others,
             weights=np.array([s.request.batch_class.weight for s in sequences]),
         )
-        depths = np.where(whole, caps, depths)
         for sequence, block in zip(sequences, proposals.tokens, strict=True):
             sequence.drafted_tokens += len(block)
         return [block[: int(depth)] for block, depth in zip(proposals.tokens, depths, strict=True)]

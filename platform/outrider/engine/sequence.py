@@ -26,7 +26,8 @@ class Sequence:
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
     published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
-    None for nothing; prompt_logprobs: of the prompt's tokens so far, where asked for.
+    None for nothing; prompt_logprobs: of the prompt's tokens so far, where asked for. draws: how often the rejection
+    rule drew anything for it, a block or the end of a round: the number of the next draw, which nothing sets back.
     """
 
     request: GenerationRequest
@@ -46,6 +47,7 @@ class Sequence:
     first_token_s: float | None = None
     rounds: list[tuple[int, int]] = field(default_factory=list)
     drafted_tokens: int = 0
+    draws: int = 0
     finish: FinishReason | None = None
     ends: frozenset[int] = frozenset()
     shaping: Shaping | None = None
@@ -74,6 +76,12 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether all but the anchor is computed, and the anchor is an output token."""
         return self.num_computed == len(self.tokens) - 1 and self.emitted > 0
+
+    @property
+    def rejects(self) -> bool:
+        """Whether its drafts are verified by the rejection rule: greedy ones need none."""
+        sampling = self.request.sampling
+        return sampling.verification == "rejection" and sampling.temperature > 0
 
     @property
     def reuses_prefix(self) -> bool:

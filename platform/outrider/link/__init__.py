@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from outrider.link.checks import check_block, check_round
 from outrider.link.inprocess import InProcessLink
 from outrider.link.messages import (
     DraftBlock,
@@ -16,8 +17,6 @@ from outrider.link.messages import (
     DraftLink,
     DraftRound,
     TargetHello,
-    check_block,
-    check_round,
 )
 
 if TYPE_CHECKING:

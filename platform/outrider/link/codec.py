@@ -88,8 +88,14 @@ _ROUND_TENSORS: Final[dict[str, torch.dtype]] = {
     "choices": torch.int64,
     "top_k": torch.int64,
     "min_p": torch.float32,
+    "rounds": torch.int64,
 }
-_BLOCK_TENSORS: Final[dict[str, torch.dtype]] = {"tokens": torch.int64, "confidence_logits": torch.float32}
+_BLOCK_TENSORS: Final[dict[str, torch.dtype]] = {
+    "tokens": torch.int64,
+    "confidence_logits": torch.float32,
+    "q_tokens": torch.int64,
+    "q_probs": torch.float32,
+}
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Hello | Welcome | Bye | Refusal | _RoundHeader | _BlockHeader)

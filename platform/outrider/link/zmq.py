@@ -17,8 +17,9 @@ from typing import Final
 import zmq
 
 from outrider.errors import ConfigurationError, DrafterMismatch, LinkError
+from outrider.link.checks import check_block
 from outrider.link.codec import Bye, Hello, LinkMessage, Refusal, Welcome, decode, encode
-from outrider.link.messages import DraftBlock, DraftHandler, DraftRound, TargetHello, check_block
+from outrider.link.messages import DraftBlock, DraftHandler, DraftRound, TargetHello
 
 __all__ = ["ZmqDraftLink", "ZmqDraftService"]
 

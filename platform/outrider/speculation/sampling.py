@@ -25,7 +25,8 @@ class RowSampling:
     """Per-row sampling parameters: temperature and top_p fp32 [n], seeds and choices int64 [n].
 
     `random` and `nucleus` say whether any row needs noise or a top-p cut, so that greedy batches skip both. top_k
-    int64 [n] (0 keeps all) and min_p fp32 [n] (0 keeps all) are None when no sampled row has such a cut.
+    int64 [n] (0 keeps all) and min_p fp32 [n] (0 keeps all) are None when no sampled row has such a cut. rounds int64
+    [n] is None unless some row is verified by the rejection rule: what numbers that row's draws, −1 for the others.
     """
 
     temperature: Tensor
@@ -36,6 +37,7 @@ class RowSampling:
     nucleus: bool = field(default=True)
     top_k: Tensor | None = None
     min_p: Tensor | None = None
+    rounds: Tensor | None = None
 
     @classmethod
     def of(
@@ -78,6 +80,7 @@ class RowSampling:
             self.nucleus,
             None if self.top_k is None else self.top_k[rows],
             None if self.min_p is None else self.min_p[rows],
+            None if self.rounds is None else self.rounds[rows],
         )
 
     def to(self, device: torch.device) -> RowSampling:
@@ -91,6 +94,7 @@ class RowSampling:
             self.nucleus,
             None if self.top_k is None else self.top_k.to(device),
             None if self.min_p is None else self.min_p.to(device),
+            None if self.rounds is None else self.rounds.to(device),
         )
 
     def __len__(self) -> int:
