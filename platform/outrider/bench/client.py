@@ -84,6 +84,16 @@ class StreamClient:
         """Close the connections."""
         await self._http.aclose()
 
+    async def models(self) -> list[str]:
+        """Names of the models that the key may use. Raises ConfigurationError where the endpoint tells none."""
+        try:
+            response = await self._http.get("/v1/models", timeout=10.0)
+            response.raise_for_status()
+            return [str(model["id"]) for model in response.json()["data"]]
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            message = f"{self._http.base_url} does not list its models: {type(error).__name__}: {error}"
+            raise ConfigurationError(message, param="url") from error
+
     async def chat(self, body: Mapping[str, Any]) -> Streamed:
         """As `ask`, where anything but an answer raises ConfigurationError with the endpoint's own words."""
         streamed = await self.ask(body)
