@@ -34,6 +34,8 @@ class View:
 
     level: Level
     slos: Mapping[str, Slo]
+    arrivals_s: float
+    """For how long requests arrived."""
 
     @property
     def seen(self) -> list[Seen]:
@@ -97,6 +99,7 @@ def _latencies(name: str, of: Callable[[Seen], float | None]) -> dict[str, Figur
 REQUESTS: dict[str, Figure] = {
     "offered": lambda view: len(view.seen),
     **{fate.value: partial(_fate, fate) for fate in Fate},
+    "offered/s": lambda view: len(view.seen) / view.arrivals_s,
     "completed/s": lambda view: _fate(Fate.ANSWERED, view) / view.level.counted_s,
     "tok/s": lambda view: _tokens(view) / view.level.counted_s,
     "tok/s per user": _tokens_per_user_s,
@@ -151,7 +154,7 @@ def notes_of(scenario: Scenario, levels: Levels) -> list[str]:
     """What a reader must know before believing the figures: late generators, and refusals in the server's words."""
     notes = []
     for load, repetitions in levels.items():
-        late_ms = [_percentile(lambda each: each.late_s, 99, View(level, {})) or 0.0 for level in repetitions]
+        late_ms = [_percentile(lambda each: each.late_s, 99, View(level, {}, 0.0)) or 0.0 for level in repetitions]
         if scenario.arrivals.open and max(late_ms) > LATE_S * 1e3:
             notes.append(
                 f"{scenario.arrivals.label(load)}: THE GENERATOR WAS LATE (p99 {max(late_ms):.0f} ms, more than "
@@ -173,9 +176,9 @@ def _rows(scenario: Scenario, levels: Levels, *, by_class: bool = True) -> Itera
     for load, repetitions in levels.items():
         label = scenario.arrivals.label(load)
         if len(slos) > 1 or not by_class:
-            yield label, "all", [View(level, slos) for level in repetitions]
+            yield label, "all", [View(level, slos, scenario.duration_s) for level in repetitions]
         for name in slos if by_class else ():
-            yield label, name, [View(level.of(name), slos) for level in repetitions]
+            yield label, name, [View(level.of(name), slos, scenario.duration_s) for level in repetitions]
 
 
 def _table(

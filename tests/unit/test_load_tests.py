@@ -210,6 +210,7 @@ def test_repetitions_become_a_spread() -> None:
     row = named(tables_of(scenario(), levels), "requests")[0]
     assert row["offered"] == Spread(4, 2, 8, 3)
     assert row["completed/s"] == Spread(2.0, 1.0, 4.0, 3)
+    assert row["offered/s"].median == pytest.approx(4 / 0.3)
 
 
 def test_a_late_generator_is_said_of_an_open_loop() -> None:
