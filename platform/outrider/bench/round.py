@@ -23,7 +23,14 @@ Rounds = list[dict[str, float]]
 
 
 def measure_round(
-    setup: Setup, *, streams: tuple[int, ...], max_tokens: int, repetitions: int, flame: Path | None, say: Say
+    setup: Setup,
+    *,
+    streams: tuple[int, ...],
+    max_tokens: int,
+    repetitions: int,
+    flame: Path | None,
+    say: Say,
+    temperature: float = 0.0,
 ) -> Report:
     """Milliseconds by part of the rounds in which every stream decodes, arms in turn, and the share beside forwards.
 
@@ -36,7 +43,7 @@ def measure_round(
     report = Report(
         "round",
         setup.configuration(),
-        {"max_tokens": max_tokens, "repetitions": repetitions},
+        {"max_tokens": max_tokens, "repetitions": repetitions, "temperature": temperature},
         notes=[
             "a part's time is its own, without the parts inside it; a cell is the median round of a repetition",
             "separated: what the drafter's process reports counts as its forward, its server included",
@@ -55,7 +62,8 @@ def measure_round(
         for count in streams:
             prompts = [chosen[place % len(chosen)] for place in range(count)]
             arms: dict[str, Callable[[], Rounds]] = {
-                name: partial(_rounds, engine, prompts, max_tokens, text) for name, engine in engines.items()
+                name: partial(_rounds, engine, prompts, max_tokens, temperature, text)
+                for name, engine in engines.items()
             }
             label = f"{count} stream{'s' if count > 1 else ''}"
             runs = take_turns(arms, repetitions, lambda line, label=label: say(f"{label}, {line}"))  # type: ignore[misc]
@@ -70,10 +78,12 @@ def measure_round(
     return report
 
 
-def _rounds(local: LocalEngine, prompts: list[tuple[int, ...]], max_tokens: int, text: TextModel) -> Rounds:
+def _rounds(
+    local: LocalEngine, prompts: list[tuple[int, ...]], max_tokens: int, temperature: float, text: TextModel
+) -> Rounds:
     """Seconds by part of every round that all prompts decode in."""
     engine = local.engine
-    requests = requests_for(prompts, max_tokens, ignore_eos=True)
+    requests = requests_for(prompts, max_tokens, temperature=temperature, ignore_eos=True)
     detokenizers = {request.request_id: text.detokenizer() for request in requests}
 
     def deliver(watch: Stopwatch) -> Callable[..., None]:

@@ -187,6 +187,7 @@ def round(
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
     max_tokens: MaxTokens = 96,
     repetitions: Repetitions = 7,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     flame: Annotated[Path | None, typer.Option(help="Also sample the engine's thread and draw this SVG.")] = None,
     model: Model = "pro",
     target: Target = None,
@@ -205,7 +206,7 @@ def round(
     with _saying() as say:
         report = measure_round(
             setup, streams=tuple(streams or (1, 16)), max_tokens=max_tokens, repetitions=repetitions, flame=flame,
-            say=say,
+            say=say, temperature=temperature,
         )  # fmt: skip
     _finish(report, out, as_json)
 
