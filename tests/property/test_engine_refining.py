@@ -20,8 +20,8 @@ DRAFT = StepCostCurve.measured([(1, 0.001), (8, 0.002), (32, 0.004)], may_be_fla
 COSTS = CostModel(((64, NEAR), (1024, FAR)), DRAFT, append_row_s=1e-5, subject=SUBJECT)
 
 
-def shape(tokens: int = 8, *, drafted: int = 0, rows: int = 0, prompts: bool = False) -> RoundShape:
-    return RoundShape(tokens, 1, 64.0, drafted, rows, prompts)
+def shape(tokens: int = 8, *, drafted: int = 0, rows: int = 0) -> RoundShape:
+    return RoundShape(tokens, 1, 64.0, drafted, rows)
 
 
 def play(
@@ -30,6 +30,8 @@ def play(
     """Rounds that take what was measured, times a factor."""
     played = []
     for _ in range(rounds):
+        if not refinement.due():
+            continue
         run_s = slower * COSTS.step(of.context_tokens).step_s(of.tokens)
         draft_s = draft_slower * COSTS.draft_s(of.drafted, of.rows) if of.drafted else 0.0
         predicted_s = refinement.predicted_s(of)
@@ -41,10 +43,10 @@ def play(
 
 def test_predictions_become_right() -> None:
     refinement = Refinement(COSTS)
-    first, *_, last = play(refinement, shape(drafted=4, rows=12), 300, slower=1.5, draft_slower=0.7)
+    first, *_, last = play(refinement, shape(drafted=4, rows=12), 2400, slower=1.5, draft_slower=0.7)
     assert first.predicted_s == 0.0
-    assert last.predicted_s == pytest.approx(last.whole_s, rel=0.02)
-    assert refinement.costs.step(64).step_s(8) == pytest.approx(1.5 * 0.002, rel=0.02)
+    assert last.predicted_s == pytest.approx(last.whole_s, rel=0.04)
+    assert refinement.costs.step(64).step_s(8) == pytest.approx(1.5 * 0.002, rel=0.04)
     assert refinement.costs.draft_s(4, 0) < COSTS.draft_s(4, 0)
     assert refinement.error.value < 0.1
     assert not refinement.drifted
@@ -52,36 +54,34 @@ def test_predictions_become_right() -> None:
 
 def test_a_correction_holds_at_every_context_and_for_sizes_not_seen() -> None:
     refinement = Refinement(COSTS)
-    play(refinement, shape(8), 300, slower=1.5)
+    play(refinement, shape(8), 2400, slower=1.5)
     for context in (64, 500, 1024):
         ratios = refinement.costs.step(context).seconds_at(np.array([1, 8, 64, 256])) / COSTS.step(context).seconds_at(
             np.array([1, 8, 64, 256])
         )
-        assert ratios == pytest.approx([1.5] * 4, rel=0.02)
+        assert ratios == pytest.approx([1.5] * 4, rel=0.04)
 
 
-def test_the_first_rounds_those_after_a_pause_and_those_with_prompts_are_left_out() -> None:
+def test_the_first_rounds_and_those_after_a_pause_are_left_out() -> None:
     refinement = Refinement(COSTS)
     play(refinement, shape(), 3, slower=2.5)
-    play(refinement, shape(), 100)
+    play(refinement, shape(), 800)
     for _ in range(50):
         refinement.cool()
         play(refinement, shape(), 3, slower=2.5)
-    play(refinement, shape(prompts=True), 200, slower=2.5)
-    play(refinement, shape(), 16)
+    play(refinement, shape(), 200)
     assert refinement.costs is COSTS
     assert refinement.error.value == pytest.approx(0.0, abs=1e-9)
-    assert refinement.predicted_s(shape(prompts=True)) == 0.0
 
 
 def test_outliers_are_left_out_until_they_are_the_rule() -> None:
     refinement = Refinement(COSTS)
-    for _ in range(40):
+    for _ in range(320):
         play(refinement, shape(), 3)
         play(refinement, shape(), 2, slower=50.0)
     assert refinement.costs is COSTS
     assert not refinement.drifted
-    play(refinement, shape(), 100, slower=50.0)
+    play(refinement, shape(), 800, slower=50.0)
     assert refinement.drifted
     assert refinement.costs.step(64).step_s(8) <= 3.0 * 0.002 * 1.0001
 
@@ -91,14 +91,14 @@ def test_nothing_is_foretold_of_a_draft_that_was_never_measured() -> None:
     for _ in range(20):
         undrafted.add(shape(drafted=1), RoundTimes(0.002, 0.0, 0.002, 0.0, 8, 1))
     assert undrafted.predicted_s(shape(drafted=1)) == 0.0
-    play(undrafted, shape(), 10)
+    play(undrafted, shape(), 80)
     assert undrafted.predicted_s(shape()) > 0.0
 
 
 def test_too_low_a_prediction_shows_as_a_negative_bias() -> None:
     refinement = Refinement(COSTS)
-    play(refinement, shape(), 12)
-    play(refinement, shape(), 8, slower=1.5)
+    play(refinement, shape(), 48)
+    play(refinement, shape(), 48, slower=1.5)
     assert refinement.bias.value < -0.05
     assert refinement.error.value == pytest.approx(-refinement.bias.value)
 
@@ -106,7 +106,7 @@ def test_too_low_a_prediction_shows_as_a_negative_bias() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.integers(1, 300), st.integers(0, 40), st.integers(0, 200), st.floats(0.001, 1000.0), st.integers(1, 60)
+            st.integers(1, 300), st.integers(0, 40), st.integers(0, 200), st.floats(0.001, 1000.0), st.integers(1, 480)
         ),
         max_size=12,
     )
@@ -123,7 +123,7 @@ def test_whatever_rounds_take_costs_stay_bounded_monotone_and_not_flat(
             assert list(curve.seconds) == sorted(curve.seconds)
             assert not curve.flat
             assert all(s / 3.001 <= now <= s * 3.001 for s, now in zip(measured.seconds, curve.seconds, strict=True))
-        steps = 1 + rounds // 16
+        steps = 1 + rounds // 64
         moves = zip(before.verify[0][1].seconds, costs.verify[0][1].seconds, strict=True)
-        assert all(abs(math.log(now / was)) <= 3 * 0.1 * steps for was, now in moves)
+        assert all(abs(math.log(now / was)) <= 3 * 0.2 * steps for was, now in moves)
         before = costs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,9 @@ class Witness(DraftServer):
         super().__init__(DSparkModel.load(drafter), name)
         self.asked: list[int] = []
 
-    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+    def handle(self, client: bytes, message: DraftRound, **options: Any) -> DraftBlock:
         self.asked.append(len(message.propose_keys))
-        return super().handle(client, message, trusted=trusted)
+        return super().handle(client, message, **options)
 
 
 def link(engine: Engine, server: DraftServer) -> InProcessLink:
@@ -115,6 +116,17 @@ def test_real_rounds_are_foretold_and_correct_the_costs(pair: TinyPair) -> None:
     assert said.seconds[0] < engine.curve.seconds[0] <= 3.001 * said.seconds[0]
 
 
+def test_rounds_with_prompts_teach_nothing(pair: TinyPair) -> None:
+    target = TargetModel.load(pair.target, compiled=False)
+    said = StepCostCurve.measured([(1, 1e-7), (64, 2e-7)])
+    costs = replace(CostModel.given(said), subject=cost_subject(target))
+    engine = Engine(target, settings(), costs)
+    for number in range(60):
+        run(engine, [request(number, (1, 2, 3), 1)])
+    assert engine.costing.costs is costs
+    assert engine.snapshot().prediction_error == 0.0
+
+
 def test_a_context_without_room_leaves_the_draft_unmeasured(pair: TinyPair) -> None:
     engine, server = opened(pair), Witness(pair.drafter)
     engine.attach_drafter(link(engine, server))
@@ -125,10 +137,10 @@ def test_a_context_without_room_leaves_the_draft_unmeasured(pair: TinyPair) -> N
 
 def test_a_drafter_lost_while_it_is_measured_is_lost_as_in_any_round(pair: TinyPair) -> None:
     class Failing(Witness):
-        def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+        def handle(self, client: bytes, message: DraftRound, **options: Any) -> DraftBlock:
             if len(self.asked) == 3:
                 raise ValueError("out of luck")
-            return super().handle(client, message, trusted=trusted)
+            return super().handle(client, message, **options)
 
     engine = opened(pair)
     engine.attach_drafter(link(engine, Failing(pair.drafter)))

@@ -12,6 +12,7 @@ from outrider.engine.cache import PagedCache
 from outrider.engine.draft_profile import measure_draft
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundTimes
+from outrider.engine.plan import Plan
 from outrider.engine.refining import Refinement, RoundShape
 from outrider.engine.target import TargetModel
 from outrider.errors import CurveError
@@ -119,19 +120,31 @@ class Costing:
             _log.warning("costs of a round could not be measured: %s", error.message)
             return otherwise
 
-    def predicted_s(self, shape: RoundShape) -> float:
-        """Seconds of a round as they were foretold; 0 where nothing was."""
-        self._context_tokens = shape.context_tokens or self._context_tokens
-        return self._refinement.predicted_s(shape) if self.costs.subject else 0.0
+    def learn(self, plan: Plan, drafting: Drafting, times: RoundTimes, started_s: float, ended_s: float) -> RoundTimes:
+        """Take in a real round between two readings of one clock; its times, with what was foretold if it is looked at.
 
-    def add(self, shape: RoundShape, times: RoundTimes, started_s: float, ended_s: float) -> bool:
-        """A real round between two readings of one clock; whether `costs` is another model from now on."""
-        if not self.costs.subject:
-            return False
+        Rounds with prompts are left out: no curve was measured with such.
+        """
+        refinement = self._refinement
+        if started_s - self._ended_s > _PAUSE_S:
+            refinement.cool()
+        self._ended_s = ended_s
+        if plan.prefill or not refinement.due() or not refinement.measured.subject:
+            return times
         if self._target.step_kind != self._running_kind:
             self._running_kind = self._target.step_kind
-            self._refinement = Refinement(self._refinement.measured)
-        elif started_s - self._ended_s > _PAUSE_S:
-            self._refinement.cool()
-        self._ended_s = ended_s
-        return self._refinement.add(shape, times)
+            self._refinement = Refinement(refinement.measured)
+            return times
+        shape = _shape(plan, drafting, times.tokens)
+        self._context_tokens = shape.context_tokens
+        times = replace(times, predicted_s=refinement.predicted_s(shape))
+        refinement.add(shape, times)
+        return times
+
+
+def _shape(plan: Plan, drafting: Drafting, tokens: int) -> RoundShape:
+    requests = len(plan.decoding)
+    context_tokens = sum(len(sequence.tokens) for sequence, _ in plan.decoding) / requests
+    if not plan.draft_s:
+        return RoundShape(tokens, requests, context_tokens, 0, 0)
+    return RoundShape(tokens, requests, context_tokens, drafting.asked_requests, drafting.caught_up_rows)

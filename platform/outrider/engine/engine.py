@@ -24,7 +24,6 @@ from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
 from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
-from outrider.engine.refining import RoundShape
 from outrider.engine.roster import Roster
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
@@ -290,27 +289,13 @@ class Engine:
 
     def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
-        shape = self._shape(plan, tokens)
-        schedule_s, predicted_s = scheduled - started - plan.draft_s, self.costing.predicted_s(shape)
-        times = RoundTimes(
-            plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding), predicted_s
-        )
-        self.costing.add(shape, times, started, now)
+        schedule_s = scheduled - started - plan.draft_s
+        times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
+        times = self.costing.learn(plan, self.drafting, times, started, now)
         self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
         curve = self.curve
         self._meters.add(times, emitted, curve.step_s(tokens + 1) - curve.step_s(tokens))
-
-    def _shape(self, plan: Plan, tokens: int) -> RoundShape:
-        drafted = plan.draft_s > 0
-        return RoundShape(
-            tokens=tokens,
-            requests=len(plan.decoding),
-            context_tokens=sum(len(s.tokens) for s, _ in plan.decoding) / max(1, len(plan.decoding)),
-            drafted=self.drafting.asked_requests if drafted else 0,
-            rows=self.drafting.caught_up_rows if drafted else 0,
-            prompts=bool(plan.prefill),
-        )
 
     @property
     def last_times(self) -> RoundTimes | None:

@@ -33,7 +33,7 @@ def measure_steps(
 ) -> CostModel:
     """T_verify(B) for B up to `max_tokens` (16 at least), at several contexts; sequences verify up to eight tokens.
 
-    A step is the forward and the choice of a token at every row at temperature 1, which is a third of a small one.
+    A step is the forward and the choice of a token at every row, at temperature 1.
 
     Sizes and contexts are measured in turn, pass after pass, and the least disturbed of the passes counts, so that a
     neighbour's burst distorts no single size. After `max_s` no further pass begins, and a first pass goes on to no

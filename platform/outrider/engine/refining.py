@@ -19,23 +19,24 @@ __all__ = ["Refinement", "RoundShape"]
 _RECENT = 31
 _KNOWN = 8
 """Samples of a size before it is corrected."""
-_EVERY_ROUNDS = 16
-_STEP = 0.1
-"""Largest move of a factor's logarithm between two models: about ten per cent."""
+_SAMPLED = 8
+"""One round in so many is looked at: looking takes 60 µs between steps that leave no cache to Python."""
+_EVERY_SAMPLES = 8
+_STEP = 0.2
+"""Largest move of a factor's logarithm between two models."""
 _BOUND = math.log(3.0)
 """A curve that is further off is measured again, not corrected."""
 _OUTLIER = math.log(4.0)
 _COLD_ROUNDS = 3
-_ERROR_WEIGHT = 0.02
-_NOTICEABLE = 0.01
+_ERROR_WEIGHT = 0.05
+_WORST_MISS = 3.0
+_NOTICEABLE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class RoundShape:
     """What of a round its costs depend on: tokens of the step, decoding requests and their mean context, how many of
     them were drafted for, and the context rows caught up.
-
-    prompts: whether prompt chunks were in the step, which no curve was measured with.
     """
 
     tokens: int
@@ -43,7 +44,6 @@ class RoundShape:
     context_tokens: float
     drafted: int
     rows: int
-    prompts: bool
 
     @property
     def kind(self) -> tuple[bool, int]:
@@ -99,11 +99,10 @@ class _Factors:
 
 
 class Refinement:
-    """Corrects one measured model by real rounds, of which cold ones are left out: the first after a start or a pause,
-    those with prompts, those whose step was just replaced, and outliers.
+    """Corrects one measured model by a sample of real rounds, each foretold before it is taken in.
 
-    bias and error: mean of (predicted − real) ÷ real over recent rounds, signed and absolute, each predicted before it
-    ran. What a round takes beside draft and step is not measured beforehand: it is the median of recent rounds like it.
+    bias and error: mean of (predicted − real) ÷ real over recent samples, signed and absolute. What a round takes
+    beside draft and step is not measured beforehand: it is the median of recent rounds like it.
     """
 
     def __init__(self, measured: CostModel) -> None:
@@ -114,7 +113,7 @@ class Refinement:
         self._verify = _Factors(measured.verify[0][1])
         self._draft = None if measured.draft is None else _Factors(measured.draft)
         self._cold = _COLD_ROUNDS
-        self._rounds = 0
+        self._rounds = self._samples = 0
 
     @property
     def drifted(self) -> bool:
@@ -125,32 +124,34 @@ class Refinement:
         """The next rounds are cold: the engine paused, or its step was replaced."""
         self._cold = _COLD_ROUNDS
 
+    def due(self) -> bool:
+        """Whether to look at the round that just went by: one in eight, and none that is cold."""
+        if self._cold:
+            self._cold -= 1
+            return False
+        self._rounds += 1
+        return self._rounds % _SAMPLED == 0
+
     def predicted_s(self, shape: RoundShape) -> float:
         """Seconds of a round; 0 where nothing is known of one like it."""
         rest = self._rest[shape.kind]
-        if shape.prompts or not rest.samples or (shape.drafted and self.costs.draft is None):
+        if not rest.samples or (shape.drafted and self.costs.draft is None):
             return 0.0
         draft_s = self.costs.draft_s(shape.drafted, shape.rows) if shape.drafted else 0.0
         return self.costs.step(shape.context_tokens).step_s(shape.tokens) + draft_s + rest.value
 
     def add(self, shape: RoundShape, times: RoundTimes) -> bool:
-        """Take in a round; whether `costs` is another model from now on."""
-        if shape.prompts:
-            return False
-        if self._cold:
-            self._cold -= 1
-            return False
+        """Take in a round that was due; whether `costs` is another model from now on."""
         if times.predicted_s:
-            miss = times.predicted_s / times.whole_s - 1.0
-            if abs(math.log1p(miss)) < _OUTLIER:
-                self.bias.add(miss)
-                self.error.add(abs(miss))
+            miss = min(times.predicted_s / times.whole_s - 1.0, _WORST_MISS)
+            self.bias.add(miss)
+            self.error.add(abs(miss))
         self._rest[shape.kind].add(max(0.0, times.schedule_s + times.commit_s))
         self._verify.add(shape.tokens, times.run_s / self.measured.step(shape.context_tokens).step_s(shape.tokens))
         if self._draft is not None and shape.drafted:
             self._draft.add(shape.drafted, times.draft_s / self.measured.draft_s(shape.drafted, shape.rows))
-        self._rounds += 1
-        return self._rounds % _EVERY_ROUNDS == 0 and self._move()
+        self._samples += 1
+        return self._samples % _EVERY_SAMPLES == 0 and self._move()
 
     def _move(self) -> bool:
         moved = self._verify.move()
