@@ -186,7 +186,7 @@ def test_the_peer_stops_at_end_tokens_only_when_asked(worded: Path) -> None:
     reference = Reference(worded, dtype=torch.float32, device="cpu")
     free = reference.greedy([[5, 6, 7]], 12, ignore_eos=True).tokens[0]
     assert len(free) == 12
-    reference._ends = (free[4],)
+    reference.ends = (free[4],)
     assert reference.greedy([[5, 6, 7]], 12).tokens[0] == free[: free.index(free[4]) + 1]
     assert reference.greedy([[5, 6, 7]], 12, ignore_eos=True).tokens[0] == free
 

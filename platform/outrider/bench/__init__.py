@@ -6,6 +6,7 @@ from outrider.bench.exact import measure_exact
 from outrider.bench.heavier import measure_heavier
 from outrider.bench.http import measure_http
 from outrider.bench.memory import measure_memory
+from outrider.bench.peers import measure_peers
 from outrider.bench.report import Report, Table
 from outrider.bench.round import measure_round
 from outrider.bench.seeds import measure_seeds
@@ -24,6 +25,7 @@ __all__ = [
     "measure_heavier",
     "measure_http",
     "measure_memory",
+    "measure_peers",
     "measure_round",
     "measure_seeds",
     "measure_step",

@@ -17,14 +17,17 @@ from outrider.engine import RoundTimes
 from outrider.local import LinkKind, LocalEngine
 from outrider.types import TokenChunk
 
-__all__ = ["PEER", "Run", "measure_decode", "run_engine"]
+__all__ = ["PEER", "Run", "filled", "measure_decode", "run_engine"]
 
 PEER = "transformers.generate"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One repetition of one arm: tokens and seconds, of it what came after every stream's first token, and rounds."""
+    """One repetition of one arm: tokens and seconds, of it what came after every stream's first token, and rounds.
+
+    answers: the tokens, request by request.
+    """
 
     requests: int
     tokens: int
@@ -33,6 +36,7 @@ class Run:
     decode_s: float
     decode_rounds: int = 0
     times: tuple[RoundTimes, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
 
     @property
     def first_s(self) -> float:
@@ -63,6 +67,7 @@ class Run:
             self.decode_s + other.decode_s,
             self.decode_rounds + other.decode_rounds,
             self.times + other.times,
+            self.answers + other.answers,
         )
 
 
@@ -103,7 +108,7 @@ def measure_decode(
         }
         reference = Reference(setup.target, dtype=setup.dtype, device=setup.device)
         for count in streams:
-            batches = [[prompt] for prompt in chosen[:prompts]] if count == 1 else [_filled(chosen, count)]
+            batches = [[prompt] for prompt in chosen[:prompts]] if count == 1 else [filled(chosen, count)]
             arms: dict[str, Callable[[], Run]] = {
                 name: partial(_engine_run, engine, batches, max_tokens, ignore_eos) for name, engine in engines.items()
             }
@@ -114,7 +119,7 @@ def measure_decode(
     return report
 
 
-def _filled(prompts: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+def filled(prompts: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
     """Exactly `count` prompts, repeated in turn where there are fewer."""
     return [prompts[place % len(prompts)] for place in range(count)]
 
@@ -144,7 +149,8 @@ def run_engine(local: LocalEngine, prompts: list[tuple[int, ...]], max_tokens: i
     ended = time.perf_counter()
     tokens = sum(len(completion.tokens) for completion in done)
     rounds = sum(completion.summary.rounds for completion in done if completion.summary is not None)
-    return Run(len(done), tokens, ended - started, tokens - before, ended - first_at, rounds, tuple(times))
+    answers = tuple(tuple(completion.tokens) for completion in done)
+    return Run(len(done), tokens, ended - started, tokens - before, ended - first_at, rounds, tuple(times), answers)
 
 
 def _reference_run(

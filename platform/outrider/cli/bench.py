@@ -270,6 +270,42 @@ def heavier(
 
 
 @app.command()
+def peers(
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a one-stream repetition.")] = 12,
+    max_tokens: MaxTokens = 128,
+    repetitions: Repetitions = 5,
+    assistant: Annotated[
+        Path | None, typer.Option(help="Small model for assisted generation; Flash beside the demo Pro.")
+    ] = None,
+    llama: Annotated[
+        list[str] | None, typer.Option(help="NAME=URL of a running llama-server of the same checkpoint; repeatable.")
+    ] = None,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Greedy speed beside DeepSpec's loop, assisted generation and llama.cpp. Exit code 1 on another answer."""
+    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    from outrider.bench import measure_peers
+
+    if assistant is None and target is None and model == "pro":
+        assistant = demo_models.path("flash")
+    with _saying() as say:
+        report = measure_peers(
+            setup, assistant=assistant, llama=_named_urls(llama or []), streams=tuple(streams or (1, 16)),
+            prompts=prompts, max_tokens=max_tokens, repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
     key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,
@@ -306,6 +342,17 @@ def http(
             with own_server(say) as started:
                 report = measure(started)
     _finish(report, out, as_json)
+
+
+def _named_urls(pairs: list[str]) -> dict[str, str]:
+    """NAME=URL pairs as a mapping. Raises ConfigurationError for one that is none, or a name given twice."""
+    named: dict[str, str] = {}
+    for pair in pairs:
+        name, _, url = pair.partition("=")
+        if not name or not url.startswith("http") or name in named:
+            raise ConfigurationError(f"--llama {pair}: give NAME=http://…, each name once", param="llama")
+        named[name] = url
+    return named
 
 
 def _setup(
