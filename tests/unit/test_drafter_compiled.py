@@ -24,6 +24,7 @@ HEADS = {
     "rnn": {"markov_head_type": "rnn"},
     "dflash": {"markov_rank": 0, "enable_confidence_head": False},
     "confidence of the hidden state alone": {"confidence_head_with_markov": False},
+    "one token, one layer": {"block_size": 1, "num_hidden_layers": 1},
 }
 
 
