@@ -252,8 +252,8 @@ class SharedNoise(RejectionRule):
 class OtherQ(SparseDraft):
     """Mistake: the q that is sent is warmer than the one that was drawn from."""
 
-    def draw(self, logits: Tensor, rows: RowSampling, slot: int) -> tuple[Tensor, SparseProbs]:
-        tokens, _ = super().draw(logits, rows, slot)
+    def draw(self, logits: Tensor, rows: RowSampling, noise: Tensor) -> tuple[Tensor, SparseProbs]:
+        tokens, _ = super().draw(logits, rows, noise)
         return tokens, self.probs(logits / 2, rows)
 
 
@@ -321,9 +321,14 @@ class PositionKeyed(SparseDraft):
 
     positions: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def draw(self, logits: Tensor, rows: RowSampling, slot: int) -> tuple[Tensor, SparseProbs]:
-        found, at = self.probs(logits, rows), self.positions + slot
-        noise = stream_noise(rows.seeds, rows.choices, at, torch.zeros_like(at), Stream.DRAFT, VOCAB)
+    def noise(self, rows: RowSampling, gamma: int, vocab: int) -> Tensor:
+        at = (self.positions[:, None] + torch.arange(gamma)).flatten()
+        seeds, choices = rows.seeds.repeat_interleave(gamma), rows.choices.repeat_interleave(gamma)
+        noise = stream_noise(seeds, choices, at, torch.zeros_like(at), Stream.DRAFT, vocab)
+        return noise.view(len(rows), gamma, vocab)
+
+    def draw(self, logits: Tensor, rows: RowSampling, noise: Tensor) -> tuple[Tensor, SparseProbs]:
+        found = self.probs(logits, rows)
         place = (noise.gather(1, found.tokens) / found.probs).argmin(dim=-1, keepdim=True)
         return found.tokens.gather(1, place).squeeze(1), found
 

@@ -208,6 +208,11 @@ BROKEN = [
         "  auto: {",
         ["models.auto: 'auto' is how tenants leave the choice open", "tenants.demo.models[0]: unknown model 'flash'"],
     ),
+    (
+        "  objective: balanced\n",
+        "  verification: rejecting\n",
+        ["routing.verification: unknown value 'rejecting'; did you mean 'rejection'?"],
+    ),
     ("version: 1\n", "", ["p.yaml:1:1: version: this field is required"]),
     ("version: 1", "version: 2", ["p.yaml:1:10: version: expected 1, got 2"]),
     ("version: 1", "version: '1'", ["p.yaml:1:10: version: expected 1, got text '1'"]),

@@ -87,7 +87,8 @@ def test_two_tokens_follow_the_joint(last: str) -> None:
         p = torch.tensor([0.625, 0.375, 0.0])  # a grammar forbids the last token at the second row
     drafter = torch.tensor([0.2, 0.2, 0.6]).log()
     drawing = replace(sampling(count), rounds=torch.zeros(count).long())
-    drafts = [SparseDraft().draw(drafter.expand(count, 3), drawing, slot) for slot in range(2)]
+    noise = SparseDraft().noise(drawing, 2, 3)
+    drafts = [SparseDraft().draw(drafter.expand(count, 3), drawing, noise[:, slot]) for slot in range(2)]
     tokens = torch.stack([token for token, _ in drafts], 1).tolist()
     row_tokens, seeds, judged, lengths, q_rows, shaped = [], [], [], [], [], []
     for request, (first, second) in enumerate(tokens):

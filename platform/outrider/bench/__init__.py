@@ -9,6 +9,7 @@ from outrider.bench.memory import measure_memory
 from outrider.bench.peers import measure_peers
 from outrider.bench.report import Report, Table
 from outrider.bench.round import measure_round
+from outrider.bench.rules import measure_rules
 from outrider.bench.seeds import measure_seeds
 from outrider.bench.setup import Setup
 from outrider.bench.spread import Spread
@@ -27,6 +28,7 @@ __all__ = [
     "measure_memory",
     "measure_peers",
     "measure_round",
+    "measure_rules",
     "measure_seeds",
     "measure_step",
 ]

@@ -17,7 +17,7 @@ import outrider
 from outrider.engine import EngineSettings, cpu_name
 from outrider.local import LinkKind, LocalEngine, open_engine
 from outrider.scheduling import StepCostCurve
-from outrider.types import GenerationRequest, SamplingParams
+from outrider.types import GenerationRequest, SamplingParams, Verification
 
 __all__ = ["UNTRIMMED", "Setup", "requests_for", "surroundings"]
 
@@ -105,13 +105,21 @@ def requests_for(
     seed: int = 0,
     depth_cap: int | None = None,
     ignore_eos: bool = False,
+    verification: Verification = "coupled",
 ) -> list[GenerationRequest]:
     """One request per prompt, named by its place; request i samples with seed + i."""
     return [
         GenerationRequest(
             f"bench-{place}",
             prompt,
-            SamplingParams(max_tokens, temperature=temperature, top_p=top_p, seed=seed + place, ignore_eos=ignore_eos),
+            SamplingParams(
+                max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed + place,
+                ignore_eos=ignore_eos,
+                verification=verification,
+            ),
             depth_cap=depth_cap,
         )
         for place, prompt in enumerate(prompts)

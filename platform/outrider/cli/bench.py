@@ -123,6 +123,33 @@ def acceptance(
 
 
 @app.command()
+def rules(
+    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts; all if absent.")] = None,
+    max_tokens: MaxTokens = 96,
+    streams: Streams = 16,
+    repetitions: Repetitions = 3,
+    model: Model = "pro",
+    target: Target = None,
+    drafter: Drafter = None,
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    held_out: HeldOut = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Rejection against coupled verification at temperature 1 and at 0.7 with top_p 0.9, by how drafts are drawn."""
+    setup = _setup(model, target, drafter, threads, dtype, "cpu", held_out)
+    from outrider.bench import measure_rules
+
+    with _saying() as say:
+        report = measure_rules(
+            setup, ways=((1.0, 1.0), (0.7, 0.9)), prompts=prompts, max_tokens=max_tokens, streams=streams,
+            repetitions=repetitions, say=say,
+        )  # fmt: skip
+    _finish(report, out, as_json)
+
+
+@app.command()
 def decode(
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1 and 16 if absent.")] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of a one-stream repetition.")] = 8,

@@ -50,6 +50,7 @@ class MixedPick:
         under = sampling.rounds >= 0
         self._drawn, self._raced = under.nonzero().flatten(), (~under).nonzero().flatten()
         self._sampling, self._draft = sampling.index(self._drawn), draft
+        self._noise = draft.noise(self._sampling, positions.shape[1], vocab)
         raced = sampling.index(self._raced)
         raced = replace(raced, random=bool((raced.temperature > 0).any()))
         self._coupled = CoupledPick(raced, positions[self._raced], vocab)
@@ -63,7 +64,7 @@ class MixedPick:
         )
 
     def __call__(self, slot: int, logits: Tensor) -> Tensor:
-        tokens, q = self._draft.draw(self._rows(logits), self._sampling, slot)
+        tokens, q = self._draft.draw(self._rows(logits), self._sampling, self._noise[:, slot])
         self._q.append(q)
         if not len(self._raced):
             return tokens

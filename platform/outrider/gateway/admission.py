@@ -66,6 +66,7 @@ def route(
         workflow=ask.workflow,
         tags=ask.tags,
         stream=ask.stream,
+        repeatable=ask.seeded or ask.sampling.temperature == 0,
         choices=ask.n * len(ask.prompts),
         batch_tokens={name: sum(map(len, batch)) for name, batch in prompts.items()},
     )
@@ -114,4 +115,5 @@ def _sampling(ask: Ask, decision: Decision, text: TextModel) -> SamplingParams:
         max_tokens=decision.max_tokens,
         min_tokens=min(ask.sampling.min_tokens, decision.max_tokens),
         constraint=constraint_for(ask, text),
+        verification=decision.lossless,
     )

@@ -51,7 +51,8 @@ class Ask:
     """One validated request: n choices for each of its prompts.
 
     max_tokens None leaves the limit to the platform. sampling holds everything else, its seed resolved; max_tokens
-    there is not yet known. constraint_field: the body field that an error about its constraint names.
+    there is not yet known. seeded: the tenant gave that seed. constraint_field: the body field that an error about
+    its constraint names.
     """
 
     endpoint: Endpoint
@@ -60,6 +61,7 @@ class Ask:
     n: int
     max_tokens: int | None
     sampling: SamplingParams
+    seeded: bool
     constraint_field: str
     stop: tuple[str, ...]
     echo: bool
@@ -109,6 +111,7 @@ def _ask(
         n=body.n,
         max_tokens=body.output_limit,
         sampling=replace(_sampling(body), logprobs=logprobs, prompt_logprobs=logprobs if echo else None),
+        seeded=body.seed is not None,
         constraint_field=field,
         stop=tuple(body.stop),
         echo=echo,

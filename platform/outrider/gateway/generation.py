@@ -85,7 +85,8 @@ class Generation:
         """OpenAI's usage and, under `outrider`, cost, speculation and timings.
 
         acceptance is accepted/admitted draft tokens; acceptance_length is tokens per decode round, bonus included.
-        Counts of speculation are null where the gateway cut the answer before the engine could sum up.
+        Counts of speculation are null where the gateway cut the answer before the engine could sum up; so is the seed
+        where it would not repeat the answer.
         """
         outcome, admission, known = self.outcome(200), self.admission, self._summaries(complete=True)
         rounds = sum(each.rounds for each in known)
@@ -96,7 +97,7 @@ class Generation:
                 "decision": admission.decision.decision_id,
                 "cost_usd": outcome.cost_usd,
                 "limited_by": outcome.limited_by,
-                "seed": admission.ask.sampling.seed,
+                "seed": admission.ask.sampling.seed if admission.decision.lossless == "coupled" else None,
                 "rounds": rounds if known else sum(max(0, choice.chunks - 1) for choice in self.choices),
                 "drafted_tokens": outcome.drafted_tokens if known else None,
                 "admitted_tokens": outcome.admitted_tokens if known else None,

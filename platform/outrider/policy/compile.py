@@ -28,6 +28,7 @@ def compile_policy(spec: PolicySpec) -> Policy:
             depth_caps=tuple(spec.routing.depth_caps),
             expected_output_tokens=spec.routing.expected_output_tokens,
             staleness_per_s=spec.routing.staleness_per_s,
+            verification=spec.routing.verification,
             balance=Balance(**spec.routing.balance.model_dump()),
         ),
         key_owners={key.sha256: name for name, tenant in spec.tenants.items() for key in tenant.keys},

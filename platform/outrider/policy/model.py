@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from outrider.errors import InvalidKey
 from outrider.policy.keys import DEMO_KEY, hash_key
 from outrider.policy.schema import Objective
-from outrider.types import BatchClass
+from outrider.types import BatchClass, Verification
 
 __all__ = ["Balance", "ModelPolicy", "Policy", "Routing", "Tenant", "Tier"]
 
@@ -70,11 +70,15 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Defaults of the router. `staleness_per_s`: growth of predictions per second of a snapshot's age."""
+    """Defaults of the router. `staleness_per_s`: growth of predictions per second of a snapshot's age.
+
+    verification: of sampled requests that came without a seed.
+    """
 
     depth_caps: tuple[int, ...]
     expected_output_tokens: int
     staleness_per_s: float
+    verification: Verification
     balance: Balance
 
 

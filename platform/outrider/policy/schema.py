@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from outrider.policy.keys import KEY_PREFIX
+from outrider.types import Verification
 
 __all__ = [
     "AUTO",
@@ -134,6 +135,7 @@ class RoutingSpec(_Spec):
     depth_caps: list[Depth] = Field(default=[0, 1, 3, 5, 7], min_length=1, max_length=16)
     expected_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 128
     staleness_per_s: Annotated[float, Field(ge=0, le=100)] = 0.25
+    verification: Verification = "coupled"
     balance: BalanceSpec = BalanceSpec()
 
 

@@ -53,6 +53,7 @@ def decide(
         tpot_target_s=_either(query.budgets.tpot_s, query.tenant.tier.tpot_s),
         max_tokens=road.max_tokens,
         limited_by_cost=road.limited_by_cost,
+        lossless="coupled" if query.repeatable else policy.routing.verification,
         reasons=tuple(ranking.reasons()),
         candidates=ranking.records(),
     )

@@ -21,6 +21,7 @@ class RouteQuery:
     longest one where several came at once, and then batch_tokens is their sum. choices: answers to all of them.
     max_tokens: the tenant's output limit of one answer; None leaves it to context and money. budgets are hard limits.
     tags: the first one that names a domain of a model's measured quality is the request's domain.
+    repeatable: the answer is to be a function of the seed the tenant gave, or there is nothing random in it.
     """
 
     tenant: Tenant
@@ -31,6 +32,7 @@ class RouteQuery:
     workflow: str | None = None
     tags: tuple[str, ...] = ()
     stream: bool = False
+    repeatable: bool = False
     choices: int = 1
     batch_tokens: Mapping[str, int] | None = None
 

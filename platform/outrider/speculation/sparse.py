@@ -64,12 +64,17 @@ class SparseDraft:
             probs = _cut(probs, rows)
         return SparseProbs(tokens, probs / probs.sum(dim=-1, keepdim=True))
 
-    def draw(self, logits: Tensor, rows: RowSampling, slot: int) -> tuple[Tensor, SparseProbs]:
-        """A token [R] for slot `slot` (from 0) and the q it was drawn from; rows have `rounds`."""
-        found = self.probs(logits, rows)
+    def noise(self, rows: RowSampling, gamma: int, vocab: int) -> Tensor:
+        """E [R, γ, w] for the draws of a block's slots, by place in q; rows have `rounds`."""
         assert rows.rounds is not None
-        slots = torch.full_like(rows.rounds, slot)
-        noise = stream_noise(rows.seeds, rows.choices, rows.rounds, slots, Stream.DRAFT, found.probs.shape[-1])
+        seeds, choices, rounds = (x.repeat_interleave(gamma) for x in (rows.seeds, rows.choices, rows.rounds))
+        slots = torch.arange(gamma, device=rounds.device).repeat(len(rows))
+        noise = stream_noise(seeds, choices, rounds, slots, Stream.DRAFT, min(self.width, vocab))
+        return noise.view(len(rows), gamma, -1)
+
+    def draw(self, logits: Tensor, rows: RowSampling, noise: Tensor) -> tuple[Tensor, SparseProbs]:
+        """A token [R] by one slot's noise [R, w], and the q it was drawn from."""
+        found = self.probs(logits, rows)
         place = (noise / found.probs).argmin(dim=-1, keepdim=True)
         return found.tokens.gather(1, place).squeeze(1), found
 

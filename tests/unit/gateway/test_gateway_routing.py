@@ -113,6 +113,19 @@ async def test_a_drawn_seed_is_told_so_that_an_answer_can_be_repeated(site: Any)
     assert (await site.chat(seed=-5)).json()["usage"]["outrider"]["seed"] == -5
 
 
+async def test_the_policy_chooses_the_rule_where_the_tenant_gave_no_seed(site: Any) -> None:
+    """A drawn seed is only told where it repeats the answer."""
+    policy = site.policy[0]
+    site.policy[0] = dataclasses.replace(policy, routing=dataclasses.replace(policy.routing, verification="rejection"))
+    for asked, rule in (({}, "rejection"), ({"seed": 7}, "coupled"), ({"temperature": 0}, "coupled")):
+        response = await site.chat(**asked)
+        assert response.headers["x-outrider-lossless"] == rule
+        request, decision = site.flash.requests[-1]
+        assert (request.sampling.verification, decision.lossless) == (rule, rule)
+        told = response.json()["usage"]["outrider"]["seed"]
+        assert told == (request.sampling.seed if rule == "coupled" else None)
+
+
 async def test_the_default_output_limit_fits_the_context(site: Any, make_site: Any) -> None:
     await site.chat()
     await site.chat(messages=[{"role": "user", "content": "x" * 400}])
