@@ -12,6 +12,7 @@ from typing import Literal
 __all__ = [
     "BatchClass",
     "Budgets",
+    "CalibrationReport",
     "Constraint",
     "Decision",
     "FinishReason",
@@ -129,6 +130,27 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What a drafter's confidences were lately worth for one verification rule and class of traffic.
+
+    Slot by slot over rounds that were verified whole, as predicted before their outcome was known: samples, expected
+    calibration error and Brier score (None without samples), AUC (None without both outcomes).
+    trusted: whether depths follow the confidences; else they follow measured acceptance. breaks: how often trust was
+    lost, refits: how often the calibration was replaced, since the drafter was attached.
+    """
+
+    rule: str
+    traffic: str
+    samples: tuple[int, ...]
+    ece: tuple[float | None, ...]
+    auc: tuple[float | None, ...]
+    brier: tuple[float | None, ...]
+    trusted: bool = True
+    breaks: int = 0
+    refits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSnapshot:
     """One target replica's load, published on change and at 10 Hz, and riding on every round's message.
 
@@ -165,6 +187,7 @@ class LoadSnapshot:
     context_tokens: int = 0
     """Largest prompt plus output the replica takes."""
     max_running_requests: int = 0
+    calibration: tuple[CalibrationReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

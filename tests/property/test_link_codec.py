@@ -151,7 +151,7 @@ class Acceptor:
     def hello(self, hello: TargetHello) -> DrafterWelcome:
         return DrafterWelcome(1, 2, "acceptor", 4)
 
-    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
+    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
         raise LinkError("not drafting")
 
     def forget_client(self, client: bytes) -> None:

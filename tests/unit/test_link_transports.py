@@ -50,7 +50,7 @@ class CountingDrafter:
             raise DrafterMismatch(f"made for {VOCAB}, not {hello.vocab_size}")
         return self.welcome
 
-    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
+    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
         self.open.wait(WAIT_S)
         if message.epoch != self.welcome.epoch:
             raise LinkError("another incarnation")

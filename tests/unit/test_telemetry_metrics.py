@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from outrider.telemetry import Metrics, RequestEvent, RequestOutcome
-from outrider.types import BatchClass, Budgets, Decision, LoadSnapshot
+from outrider.types import BatchClass, Budgets, CalibrationReport, Decision, LoadSnapshot
 
 OUTCOME = RequestOutcome(
     status=200,
@@ -78,6 +78,20 @@ def test_loads_are_read_when_scraped() -> None:
     assert value(metrics, "round_prediction_error", model_name="pro") == 0.5
     assert value(metrics, "num_requests_running", model_name="pro") == 5
     assert value(metrics, "kv_cache_usage_perc", model_name="pro") == 0.25
+
+
+def test_calibration_is_told_by_rule_traffic_and_position() -> None:
+    metrics = Metrics()
+    report = CalibrationReport("coupled", "greedy", (40, 0), (0.03, None), (0.8, None), (0.1, None), False, 2, 1)
+    load = LoadSnapshot("pro", "pro-0", 1, time_s=10.0, calibration=(report,))
+    metrics.watch(lambda: {"flash": None, "pro": load}, clock=lambda: 10.0)
+    greedy = {"model_name": "pro", "rule": "coupled", "traffic": "greedy"}
+    assert value(metrics, "calibration_ece", position="0", **greedy) == 0.03
+    assert value(metrics, "calibration_auc", position="0", **greedy) == 0.8
+    assert value(metrics, "calibration_brier", position="1", **greedy) is None
+    assert [value(metrics, "calibration_samples", position=at, **greedy) for at in "01"] == [40, 0]
+    named = ("trusted", "breaks", "refits")
+    assert [value(metrics, f"calibration_{name}", **greedy) for name in named] == [0, 2, 1]
 
 
 def test_both_exposition_formats_render() -> None:

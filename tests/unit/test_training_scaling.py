@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.scheduling.calibration import Calibration
+from outrider.scheduling.fitting import MAP_POINTS, ece, fit_maps, fit_temperatures, isotonic
 from outrider.training.rounds import Rounds
-from outrider.training.scaling import (
-    MAP_POINTS,
-    ece,
-    fit_maps,
-    fit_temperatures,
-    isotonic,
-    judge,
-    reliability,
-    split_prompts,
-)
+from outrider.training.scaling import judge, reliability, split_prompts
 
 GRID = np.geomspace(0.25, 4.0, 33)
 

@@ -57,17 +57,18 @@ class DraftServer:
         return self.welcome
 
     @torch.inference_mode()
-    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
-        """Apply one round. Raises `LinkError`, and changes nothing, when it is malformed."""
+    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+        """Apply one round. Raises `LinkError`, and changes nothing, when one that is not `trusted` is malformed."""
         began_s = time.perf_counter()
         if message.epoch != self.welcome.epoch:
             raise LinkError("the round is addressed to another incarnation of the drafter")
-        check_round(
-            message,
-            vocab_size=self._proposer.vocab_size,
-            row_size=self._proposer.row_size,
-            context_tokens=self._proposer.context_tokens,
-        )
+        if not trusted:
+            check_round(
+                message,
+                vocab_size=self._proposer.vocab_size,
+                row_size=self._proposer.row_size,
+                context_tokens=self._proposer.context_tokens,
+            )
         slots = self._clients.setdefault(client, {})
         for key in message.frees:
             self._drop(slots, key)
@@ -130,49 +131,61 @@ class DraftServer:
             else:
                 self._drop(slots, key)
                 missing.append(key)
+        under = int((message.rounds >= 0).sum()) if len(message.rounds) else 0
+        q = SparseProbs.empty(under, self.welcome.block_size, 1) if len(message.rounds) else None
+        ready.sort()  # by slot, so that a pool can answer with a view
+        rows = [row for _, row in ready]
+        whole = rows == list(range(len(keys)))
+        order = None if whole else torch.tensor(rows, dtype=torch.int64)
+        if ready:
+            asked = [slot for slot, _ in ready]
+            anchors, positions = _taken(message.anchors, order), _taken(message.positions, order)
+            sampling = _sampling(message, order)
+            if sampling.rounds is None:
+                drafted, scores = self._proposer.propose(asked, anchors, positions, sampling)
+            else:
+                drafted, scores, probs = self._proposer.propose_mixed(asked, anchors, positions, sampling)
+                q = _spread(probs, message.rounds, order)
+            found, chances = drafted.cpu(), scores.float().cpu()
+            if whole:
+                return found, chances, (), q
         shape = (len(keys), self.welcome.block_size)
         tokens = torch.zeros(shape, dtype=torch.int64)
         confidence_logits = torch.full(shape, -torch.inf)
-        q = SparseProbs.empty(int((message.rounds >= 0).sum()), shape[1], 1) if len(message.rounds) else None
         if ready:
-            ready.sort()  # by slot, so that a pool can answer with a view
-            rows = [row for _, row in ready]
-            order = slice(None) if rows == list(range(len(keys))) else torch.tensor(rows)
-            asked = [slot for slot, _ in ready], message.anchors[order], message.positions[order]
-            sampling = _sampling(message, order)
-            if sampling.rounds is None:
-                drafted, chances = self._proposer.propose(*asked, sampling)
-            else:
-                drafted, chances, found = self._proposer.propose_mixed(*asked, sampling)
-                q = _spread(found, message.rounds, order)
-            tokens[order], confidence_logits[order] = drafted.cpu(), chances.float().cpu()
+            tokens[order], confidence_logits[order] = found, chances
         return tokens, confidence_logits, tuple(missing), q
 
 
-def _spread(found: SparseProbs, rounds: Tensor, order: Tensor | slice) -> SparseProbs:
+def _spread(found: SparseProbs, rounds: Tensor, order: Tensor | None) -> SparseProbs:
     """q of the ready rows, which came by slot, among all rows under the rejection rule as they asked."""
     under = rounds >= 0
-    place = (under.cumsum(0) - 1)[order][under[order]]
+    place = _taken(under.cumsum(0) - 1, order)[_taken(under, order)]
     q = SparseProbs.empty(int(under.sum()), *found.probs.shape[1:])
     q.tokens[place], q.probs[place] = found.tokens.cpu(), found.probs.cpu()
     return q
 
 
-def _sampling(message: DraftRound, order: Tensor | slice) -> RowSampling:
-    """How the proposals `order` (int64 [R], or all) of a round sample."""
-    temperature, top_p = message.temperature[order], message.top_p[order]
-    hot = temperature > 0
-    random = bool(hot.any())
+def _taken(column: Tensor, order: Tensor | None) -> Tensor:
+    """A column's rows `order`, None for all."""
+    return column if order is None else column[order]
+
+
+def _sampling(message: DraftRound, order: Tensor | None) -> RowSampling:
+    """How the proposals `order` (int64 [R], None for all) of a round sample."""
+    temperature, top_p = _taken(message.temperature, order), _taken(message.top_p, order)
+    temperatures = temperature.tolist()
+    random = any(t > 0 for t in temperatures)
     return RowSampling(
         temperature,
         top_p,
-        message.seeds[order],
-        message.choices[order],
+        _taken(message.seeds, order),
+        _taken(message.choices, order),
         random=random,
-        nucleus=random and bool((hot & (top_p < 1)).any()),
-        top_k=message.top_k[order] if len(message.top_k) else None,
-        min_p=message.min_p[order] if len(message.min_p) else None,
-        rounds=_rounds(message.rounds[order]) if len(message.rounds) else None,
+        nucleus=random and any(t > 0 and p < 1 for t, p in zip(temperatures, top_p.tolist(), strict=True)),
+        top_k=_taken(message.top_k, order) if len(message.top_k) else None,
+        min_p=_taken(message.min_p, order) if len(message.min_p) else None,
+        rounds=_rounds(_taken(message.rounds, order)) if len(message.rounds) else None,
     )
 
 

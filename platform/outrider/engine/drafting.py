@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.engine.cache import PagedCache
+from outrider.engine.observing import Observer
 from outrider.engine.sequence import Sequence
 from outrider.errors import LinkError
 from outrider.link import DraftBlock, DraftLink, DraftRound
-from outrider.scheduling import Calibration, prefix_survival
 from outrider.speculation import RowSampling, SparseProbs
 
 __all__ = ["NO_PLACE", "DraftedProbs", "Drafting", "Proposals"]
@@ -45,13 +45,14 @@ class DraftedProbs:
 class Proposals:
     """Blocks for R sequences: tokens per sequence (at most γ), prefix survival a_j float64 [R, γ], seconds waited.
 
-    A block ends where its survival is zero: some drafters propose less than γ, or nothing. q: of the blocks under the
-    rejection rule, None without such.
+    A block ends where its survival is zero: some drafters propose less than γ, or nothing. logits: the confidences that
+    survival was made of, fp32 [R, γ]. q: of the blocks under the rejection rule, None without such.
     """
 
     tokens: list[list[int]]
     survival: NDArray[np.float64]
     wait_s: float
+    logits: NDArray[np.float32]
     q: DraftedProbs | None = None
 
 
@@ -62,9 +63,9 @@ class Drafting:
     from the cache's feature plane, whether it lags one round or starts anew after a restart.
     """
 
-    def __init__(self, cache: PagedCache, timeout_s: float, calibration: Calibration | None = None) -> None:
+    def __init__(self, cache: PagedCache, timeout_s: float, observer: Observer) -> None:
         self._cache = cache
-        self._calibration = calibration
+        self.observer = observer
         self._timeout_s = timeout_s
         self._link: DraftLink | None = None
         self._round = 0
@@ -89,6 +90,7 @@ class Drafting:
         """Use `link` from the next round on; it is refilled from nothing."""
         self.detach()
         self._link = link
+        self.observer.follow(link.welcome.name, link.welcome.block_size)
         self._frees.clear()
         for sequence in sequences:
             sequence.draft_held = 0
@@ -117,30 +119,28 @@ class Drafting:
         block = self._exchange(sequences, sampling)
         if block is None:
             return None
+        logits = block.confidence_logits.numpy()
         rejecting = [row for row, sequence in enumerate(sequences) if sequence.rejects]
-        survival = self._survival(block.confidence_logits.numpy(), sampling.temperature.numpy(), rejecting)
-        missing = set(block.missing)
-        for row, sequence in enumerate(sequences):
-            if sequence.key in missing:
+        survival = self._survival(logits, sampling.temperature.numpy(), rejecting)
+        for row, sequence in enumerate(sequences if block.missing else ()):
+            if sequence.key in block.missing:
                 sequence.draft_held = 0
                 survival[row] = 0.0
         proposed = np.count_nonzero(survival, axis=1).tolist()
         tokens = [row[:count] for row, count in zip(block.tokens.tolist(), proposed, strict=True)]
         q = _probs(block, [sequences[row].key for row in rejecting]) if rejecting else None
-        return Proposals(tokens, survival, time.perf_counter() - started, q)
+        return Proposals(tokens, survival, time.perf_counter() - started, logits, q)
 
     def _survival(
         self, logits: NDArray[np.float32], temperature: NDArray[np.float32], rejecting: list[int]
     ) -> NDArray[np.float64]:
         """Prefix survival [R, γ]; the calibration has vectors of their own for rows under the rejection rule."""
-        if self._calibration is None:
-            return prefix_survival(logits)
         if not rejecting:
-            return self._calibration.survival(logits, temperature)
-        rejected = self._calibration.survival(logits[rejecting], temperature[rejecting], "rejection")
+            return self.observer.survival(logits, temperature)
+        rejected = self.observer.survival(logits[rejecting], temperature[rejecting], "rejection")
         if len(rejecting) == len(logits):
             return rejected
-        survival = self._calibration.survival(logits, temperature)
+        survival = self.observer.survival(logits, temperature)
         survival[rejecting] = rejected
         return survival
 
@@ -175,7 +175,7 @@ class Drafting:
         features = self._cache.features
         if link.welcome.row_size and lagging and features is not None:
             slots = [s.slots[s.draft_held : s.num_computed] for s in lagging]
-            rows = features.index_select(0, torch.cat(slots)).float().cpu()
+            rows = features.index_select(0, slots[0] if len(slots) == 1 else torch.cat(slots)).float().cpu()
         else:
             rows = torch.empty(len(tokens), 0)
         keys, starts, sizes, appended, asking, anchors, positions = _columns(

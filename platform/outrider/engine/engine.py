@@ -22,6 +22,7 @@ from outrider.engine.costing import Costing, Profile
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
+from outrider.engine.observing import Observer
 from outrider.engine.plan import LogitRows, Plan, flatten
 from outrider.engine.planner import Planner
 from outrider.engine.roster import Roster
@@ -70,7 +71,8 @@ class Engine:
         self.costing = Costing(target, given, profile)
         self.cache = target.new_cache(settings.kv_blocks, settings.block_size)
         self._roster = Roster(settings, self.cache)
-        self.drafting = Drafting(self.cache, settings.draft_timeout_s, target.calibration)
+        self._observer = Observer(target.calibration, settings.calibration_share, settings.model)
+        self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
         self._planner = Planner(settings, self.curve, self.drafting)
         self.epoch = secrets.randbits(63)
         self._keys = itertools.count(secrets.randbits(48) << 14)
@@ -253,6 +255,8 @@ class Engine:
         told = sequence.prompt_logprobs if sequence.emitted == 0 and not sequence.reuses_prefix else ()
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
+        if admitted is not None:
+            self._observer.record(sequence, min(accepted, len(emitted)))
         self.memory.publish(sequence)
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
@@ -281,6 +285,7 @@ class Engine:
     def _retire(self, sequence: Sequence, gained: TokenChunk = NOTHING) -> tuple[str, TokenChunk]:
         """Free everything a finished sequence holds and make its last chunk."""
         self._roster.remove(sequence)
+        self._observer.end(sequence)
         self.drafting.forget(sequence)
         chunk = replace(gained, finish=sequence.finish, summary=sequence.summary(time.monotonic()))
         return sequence.request.request_id, chunk
@@ -327,4 +332,5 @@ class Engine:
             drafter_ready=ready,
             context_tokens=self.context_tokens,
             max_running_requests=self.settings.max_running_requests,
+            calibration=self._observer.reports if ready else (),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from outrider.engine.drafting import Drafting, Proposals
 from outrider.engine.gate import DraftGate, RoundCosts
@@ -48,11 +49,12 @@ class Planner:
         others = len(decoding) - len(drafted) + prefill_tokens
         proposals, refused = None, NOBODY
         drafting = [decoding[row] for row in drafted]
+        whole = self._drafting.observer.slice(drafting)
         new = sum(len(sequence.rounds) < _NEW_ROUNDS for sequence in drafting)
         if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, self.costs):
             proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
         if proposals is not None:
-            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others)
+            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, whole)
             refused = cut_refused(drafting, admitted)
             for row, draft in zip(drafted, admitted, strict=True):
                 drafts[row] = draft
@@ -97,8 +99,15 @@ class Planner:
         share = max(0, step_tokens // max(1, len(decoding)) - 1)
         return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
 
-    def _cut(self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int) -> list[list[int]]:
-        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost."""
+    def _cut(
+        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, whole: NDArray[np.bool_]
+    ) -> list[list[int]]:
+        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost; rows of `whole` bool [R] are not
+        cut for it, and observed.
+        """
+        for row in whole.nonzero()[0].tolist():
+            if verified := min(caps[row], len(proposals.tokens[row])):
+                self._drafting.observer.watch(sequences[row], proposals.logits[row], verified)
         for row, sequence in enumerate(sequences):
             if sequence.shaping is not None and not sequence.rejects:
                 caps[row] = min(caps[row], sequence.shaping.admissible(proposals.tokens[row]))
@@ -110,6 +119,7 @@ class Planner:
             other_tokens=others,
             weights=np.array([s.request.batch_class.weight for s in sequences]),
         )
+        depths = np.where(whole, caps, depths)
         for sequence, block in zip(sequences, proposals.tokens, strict=True):
             sequence.drafted_tokens += len(block)
         return [block[: int(depth)] for block, depth in zip(proposals.tokens, depths, strict=True)]

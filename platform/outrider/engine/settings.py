@@ -15,7 +15,8 @@ class EngineSettings:
 
     kv_blocks · block_size is the number of token positions held at once; max_step_tokens caps one step's flat batch;
     draft_timeout_s is how long a round waits for its block before the drafter is given up; prefix_cache lets requests
-    take over what earlier ones computed of the same beginning.
+    take over what earlier ones computed of the same beginning; calibration_share is the share of a request's drafted
+    rounds that verify the whole block, so that it stays known what confidences are worth.
     """
 
     model: str
@@ -27,6 +28,7 @@ class EngineSettings:
     max_step_tokens: int = 512
     draft_timeout_s: float = 1.0
     prefix_cache: bool = True
+    calibration_share: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_size", "max_running_requests", "max_queued_requests", "max_step_tokens"):
@@ -36,3 +38,8 @@ class EngineSettings:
                 )
         if self.draft_timeout_s <= 0:
             raise ConfigurationError("engine setting draft_timeout_s must be positive", param="draft_timeout_s")
+        if not 0 <= self.calibration_share <= 1:
+            raise ConfigurationError(
+                f"engine setting calibration_share must be in [0, 1], not {self.calibration_share}",
+                param="calibration_share",
+            )

@@ -132,8 +132,11 @@ class DraftHandler(Protocol):
     def hello(self, hello: TargetHello) -> DrafterWelcome:
         """Accept a target or raise `DrafterMismatch`."""
 
-    def handle(self, client: bytes, message: DraftRound) -> DraftBlock:
-        """Apply one round of `client`; raises `LinkError` and changes nothing when the round is malformed."""
+    def handle(self, client: bytes, message: DraftRound, *, trusted: bool = False) -> DraftBlock:
+        """Apply one round of `client`; raises `LinkError` and changes nothing when the round is malformed.
+
+        A `trusted` round comes from this process and is not looked into.
+        """
 
     def forget_client(self, client: bytes) -> None:
         """Free everything held for `client`; an unknown one is ignored."""

@@ -142,6 +142,14 @@ class Calibration:
             survival[rows] = prefix_survival(logits[rows], self.temperatures.get(key), self.maps.get(key))
         return survival
 
+    def renewed(
+        self, key: tuple[str, str], temperatures: NDArray[np.float64], maps: Sequence[SurvivalMap] | None
+    ) -> Calibration:
+        """The same with another calibration of one (rule, class)."""
+        others = {each: found for each, found in self.maps.items() if each != key}
+        kept = others if maps is None else {**others, key: maps}
+        return Calibration(self.block_size, {**self.temperatures, key: temperatures}, kept)
+
     def to_json(self) -> dict[str, Any]:
         """What `parse` reads."""
         rules: dict[str, dict[str, list[float]]] = {}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "race_noise", "row_keys", "stream_noise", "stream_uniform"]
+__all__ = ["Stream", "race_noise", "row_keys", "splitmix64", "stream_noise", "stream_uniform"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _TOKEN_STRIDE: Final = 0x9E3779B1 - (1 << 32)  # 2³²/φ as a wrapped int32: spreads neighbouring token ids
@@ -41,7 +41,7 @@ class Stream(IntEnum):
     """The token that ends a round: from the residual, or the bonus."""
 
 
-def _splitmix64(state: np.ndarray) -> np.ndarray:
+def splitmix64(state: np.ndarray) -> np.ndarray:
     """One output of SplitMix64 (Steele et al., 2014) for each 64-bit state."""
     z = state + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -54,7 +54,7 @@ def row_keys(*counters: Tensor) -> Tensor:
     with np.errstate(over="ignore"):
         key = np.zeros(1, dtype=np.uint64)
         for counter in counters:
-            key = _splitmix64(key ^ counter.cpu().numpy().astype(np.uint64))
+            key = splitmix64(key ^ counter.cpu().numpy().astype(np.uint64))
     return torch.from_numpy(key.view(np.int32).reshape(-1, 2).copy())
 
 

@@ -141,10 +141,43 @@ class _LoadCollector(Collector):
                 ("load_snapshot_age_seconds", "Age of the newest load snapshot."),
             )
         }
+        slots, traffic = _calibration_gauges("slot"), _calibration_gauges("traffic")
         for model, load in self._loads().items():
             for name, value in _load_values(load, self._clock()).items():
                 gauges[name].add_metric((model,), value)
-        return gauges.values()
+            for each in load.calibration if load else ():
+                labels = (model, each.rule, each.traffic)
+                for name, gauge in traffic.items():
+                    gauge.add_metric(labels, float(getattr(each, name)))
+                for name, gauge in slots.items():
+                    for position, found in enumerate(getattr(each, name)):
+                        if found is not None:
+                            gauge.add_metric((*labels, str(position)), found)
+        return (*gauges.values(), *traffic.values(), *slots.values())
+
+
+_CALIBRATION = {
+    "slot": {
+        "samples": "Rounds verified whole that the calibration gauges of a position are over.",
+        "ece": "Expected calibration error of prefix survival, by position in the block.",
+        "auc": "Chance that an accepted prefix was given a higher survival than a rejected one.",
+        "brier": "Brier score of prefix survival.",
+    },
+    "traffic": {
+        "trusted": "1 while depths follow confidences, 0 while they follow measured acceptance.",
+        "breaks": "Times that confidences lost trust since the drafter was attached.",
+        "refits": "Times that the calibration was replaced since the drafter was attached.",
+    },
+}
+
+
+def _calibration_gauges(kind: str) -> dict[str, GaugeMetricFamily]:
+    """Gauges of one (rule, class of traffic), and of each of its slots, by the report's field."""
+    labels = ("model_name", "rule", "traffic", *(("position",) if kind == "slot" else ()))
+    return {
+        name: GaugeMetricFamily(f"outrider:calibration_{name}", help_text, labels=labels)
+        for name, help_text in _CALIBRATION[kind].items()
+    }
 
 
 def _load_values(load: LoadSnapshot | None, now_s: float) -> dict[str, float]:

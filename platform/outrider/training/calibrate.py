@@ -10,11 +10,12 @@ import numpy as np
 
 from outrider.errors import ArtifactBroken, DataError
 from outrider.scheduling.calibration import CALIBRATION_FILE, Calibration, SurvivalMap, traffic_class
+from outrider.scheduling.fitting import fit_maps, fit_temperatures
 from outrider.training.artifacts import Artifact, Manifest
 from outrider.training.drafter_eval import EVALUATION, rounds_file
 from outrider.training.recipe import Recipe
 from outrider.training.rounds import Rounds
-from outrider.training.scaling import fit_maps, fit_temperatures, judge, reliability, split_prompts
+from outrider.training.scaling import judge, reliability, split_prompts
 from outrider.training.storage import write_json
 from outrider.training.subject import open_subject
 from outrider.training.train_stage import drafter_artifact

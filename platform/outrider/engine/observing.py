@@ -1,0 +1,215 @@
+"""Whether a drafter's confidences mean what they say, learnt from rounds that are verified whole.
+
+Trimming hides what the slots beyond a cut would have come to, so a small slice of rounds is verified to the end of the
+block, chosen before anything is drafted. What comes of them judges the calibration, refits it, and withdraws trust
+from one that is broken: depths then follow measured acceptance until predictions hold again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.engine.sequence import Sequence
+from outrider.scheduling import Calibration
+from outrider.scheduling.calibration import SurvivalMap, prefix_survival, traffic_class
+from outrider.scheduling.recalibration import ADOPTED_ABOVE, Observations, disagreement, refit, report, survival_floor
+from outrider.speculation.noise import splitmix64
+from outrider.types import CalibrationReport
+
+__all__ = ["Observer"]
+
+_log = logging.getLogger(__name__)
+
+_KEPT = 512
+"""Rounds remembered of each (rule, class)."""
+_JUDGED_EVERY = 32
+_REFIT_EVERY = 64
+_FEWEST_JUDGED = 64
+_MOST_JUDGED = 256
+"""Windows: the short one soon sees what is grossly wrong; more than the long one would make trifles significant."""
+_FEWEST_REFIT = 160
+_BROKEN_ABOVE = 5.0
+_HEALED_BELOW = 2.5
+"""Of `disagreement`, which noise alone takes beyond 2.5 in 4 % of judgements and beyond 5 in 4 in a million."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A round whose answer may still end within its block. start: tokens emitted before it; verified: slots that the
+    round had room for; run: accepted, None until it is committed.
+    """
+
+    key: tuple[str, str]
+    logits: NDArray[np.float32]
+    start: int
+    verified: int
+    run: int | None = None
+
+
+class _Traffic:
+    """The newest rounds of one (rule, class), and what is thought of its calibration.
+
+    since: rounds predicted by an earlier calibration; began: rounds from before a break, which are not looked at again.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self._confidence = np.zeros((_KEPT, block_size), dtype=np.float32)
+        self._survival = np.zeros((_KEPT, block_size))
+        self._run, self._left, self._owner = (np.zeros(_KEPT, dtype=np.int64) for _ in range(3))
+        self.count = self.since = self.began = self.tried = self.breaks = self.refits = 0
+        self.trusted = True
+        self.floor = np.zeros(block_size)
+
+    def add(self, owner: int, pending: _Pending, survival: NDArray[np.float64], left: int) -> None:
+        place = self.count % _KEPT
+        self._confidence[place], self._survival[place] = pending.logits, survival
+        self._run[place], self._left[place], self._owner[place] = pending.run or 0, left, owner
+        self.count += 1
+
+    def newest(self, count: int) -> tuple[Observations, NDArray[np.float64]]:
+        """(rounds, survival as it was predicted) of the last `count`."""
+        places = np.arange(self.count - min(count, self.count - self.began, _KEPT), self.count) % _KEPT
+        seen = Observations(self._confidence[places], self._run[places], self._left[places], self._owner[places])
+        return seen, self._survival[places]
+
+
+class Observer:
+    """Chooses the slice, keeps what came of it, and turns confidences into prefix survival. One thread owns it.
+
+    Per round it costs a hash per sequence; every 64th observation of a class, one in thousands of rounds, a refit of a
+    few milliseconds.
+    """
+
+    def __init__(self, shipped: Calibration | None, share: float, model: str) -> None:
+        self._shipped = shipped
+        self._share = share
+        self._model = model
+        self._followed: tuple[str, int] | None = None
+        self.follow("", shipped.block_size if shipped else 0)
+
+    def follow(self, drafter: str, block_size: int) -> None:
+        """Observe a drafter from now on; what was learnt of another one, or of its shipped calibration, is dropped."""
+        if self._followed == (drafter, block_size):
+            return
+        self._followed = (drafter, block_size)
+        self._calibration = Calibration(block_size, {})
+        if self._shipped is not None and self._shipped.block_size == block_size:
+            self._calibration = self._shipped
+        self._traffic: dict[tuple[str, str], _Traffic] = {}
+        self._pending: dict[int, list[_Pending]] = {}
+        self.reports: tuple[CalibrationReport, ...] = ()
+
+    def trusted(self, rule: str, traffic: str) -> bool:
+        """Whether depths of this (rule, class) may follow confidences."""
+        known = self._traffic.get((rule, traffic))
+        return known is None or known.trusted
+
+    def slice(self, sequences: Seq[Sequence]) -> NDArray[np.bool_]:
+        """Which of them verify this round whole, bool [R]: a hash of sequence and round, so nothing drafted has a say.
+
+        That keeps the choice admissible under rejection, and labels free of selection.
+        """
+        keys = np.array([sequence.key for sequence in sequences], dtype=np.int64)
+        drawn = _hashed(_hashed(keys) ^ np.array([len(sequence.rounds) for sequence in sequences], dtype=np.uint64))
+        return (drawn >> np.uint64(11)) * 2.0**-53 < self._share
+
+    def survival(
+        self, logits: NDArray[np.float32], temperature: NDArray[np.float32], rule: str = "coupled"
+    ) -> NDArray[np.float64]:
+        """Prefix survival float64 [R, γ]: calibrated, or where trust is lost what was measured, at its lower bound."""
+        survival = self._calibration.survival(logits, temperature, rule)
+        for (known, kind), traffic in self._traffic.items():
+            if known == rule and not traffic.trusted:
+                rows = (temperature > 0) == (kind == traffic_class(1.0))
+                survival[rows] = np.where(survival[rows] > 0, traffic.floor, 0.0)
+        return survival
+
+    def watch(self, sequence: Sequence, logits: NDArray[np.float32], verified: int, rule: str = "coupled") -> None:
+        """A round of the slice is going to be run; `verified` slots of its block [γ] will have an outcome."""
+        key = rule, traffic_class(sequence.request.sampling.temperature)
+        self._pending.setdefault(sequence.key, []).append(_Pending(key, logits.copy(), sequence.emitted, verified))
+
+    def record(self, sequence: Sequence, accepted: int) -> None:
+        """A round was committed, its tokens are with the sequence; called for every round, drafted or not."""
+        if (waiting := self._pending.get(sequence.key)) is None:
+            return
+        if waiting[-1].run is None:
+            waiting[-1].run = accepted
+        known = sequence.emitted - self._calibration.block_size
+        for pending in [each for each in waiting if each.start <= known]:
+            waiting.remove(pending)
+            self._keep(sequence, pending)
+        if not waiting:
+            del self._pending[sequence.key]
+
+    def end(self, sequence: Sequence) -> None:
+        """The sequence has ended: slots beyond its last token never had an outcome, whatever was drafted for them."""
+        for pending in self._pending.pop(sequence.key, ()):
+            self._keep(sequence, pending)
+
+    def _keep(self, sequence: Sequence, pending: _Pending) -> None:
+        if pending.run is None:  # its step failed
+            return
+        if pending.key not in self._traffic:
+            self._traffic[pending.key] = _Traffic(len(pending.logits))
+        traffic = self._traffic[pending.key]
+        left = min(pending.verified, sequence.emitted - pending.start)
+        survival = prefix_survival(pending.logits[None], *self._present(pending.key))[0]
+        traffic.add(sequence.key, pending, survival, left)
+        if traffic.count % _JUDGED_EVERY == 0:
+            self._judge(pending.key, traffic)
+
+    def _present(self, key: tuple[str, str]) -> tuple[NDArray[np.float64] | None, Seq[SurvivalMap] | None]:
+        return self._calibration.temperatures.get(key), self._calibration.maps.get(key)
+
+    def _judge(self, key: tuple[str, str], traffic: _Traffic) -> None:
+        """Renew trust, then the calibration when that is due, then what is told of both."""
+        if (known := traffic.count - traffic.since) >= _FEWEST_JUDGED:
+            windows = (traffic.newest(min(each, known)) for each in (_FEWEST_JUDGED, _MOST_JUDGED))
+            self._trust(key, traffic, max(disagreement(survival, seen) for seen, survival in windows))
+        if traffic.count - traffic.began >= _FEWEST_REFIT and traffic.count - traffic.tried >= _REFIT_EVERY:
+            self._refit(key, traffic)
+        seen, survival = traffic.newest(_KEPT)
+        traffic.floor = survival_floor(traffic.newest(_MOST_JUDGED)[0])
+        told = report(key, survival, seen, trusted=traffic.trusted, breaks=traffic.breaks, refits=traffic.refits)
+        others = (each for each in self.reports if (each.rule, each.traffic) != key)
+        self.reports = (*others, told)
+
+    def _trust(self, key: tuple[str, str], traffic: _Traffic, apart: float) -> None:
+        if traffic.trusted and apart > _BROKEN_ABOVE:
+            traffic.trusted = False
+            traffic.breaks += 1
+            traffic.began = traffic.count - _FEWEST_JUDGED
+            _log.warning(
+                "%s: confidences for %s traffic disagree with what is accepted (%.1f, %s rule): depths follow measured "
+                "acceptance until they hold again",
+                *(self._model, key[1], apart, key[0]),
+            )
+        elif not traffic.trusted and apart < _HEALED_BELOW:
+            traffic.trusted = True
+            _log.info("%s: the drafter's confidences hold again for %s traffic", self._model, key[1])
+
+    def _refit(self, key: tuple[str, str], traffic: _Traffic) -> None:
+        traffic.tried = traffic.count
+        seen, _ = traffic.newest(_KEPT)
+        # whole answers are held out, because rounds of one answer resemble each other
+        held = _hashed(seen.owner) & np.uint64(1) == 1
+        above = ADOPTED_ABOVE if traffic.trusted else 0.0
+        found = refit(self._present(key), seen.where(~held), seen.where(held), above)
+        if found is None or not (traffic.trusted or found.disagreement < _HEALED_BELOW):
+            return
+        self._calibration = self._calibration.renewed(key, found.temperatures, found.maps)
+        traffic.since = traffic.count
+        traffic.refits += 1
+        _log.info("%s: the drafter's calibration for %s traffic was refitted", self._model, key[1])
+        self._trust(key, traffic, found.disagreement)
+
+
+def _hashed(numbers: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        return splitmix64(numbers.astype(np.uint64))
