@@ -121,7 +121,7 @@ class Drafting:
             return None
         logits = block.confidence_logits.numpy()
         rejecting = [row for row, sequence in enumerate(sequences) if sequence.rejects]
-        survival = self._survival(logits, sampling.temperature.numpy(), rejecting)
+        survival = self.observer.survival(logits, sampling.temperature.numpy(), rejecting)
         for row, sequence in enumerate(sequences if block.missing else ()):
             if sequence.key in block.missing:
                 sequence.draft_held = 0
@@ -130,19 +130,6 @@ class Drafting:
         tokens = [row[:count] for row, count in zip(block.tokens.tolist(), proposed, strict=True)]
         q = _probs(block, [sequences[row].key for row in rejecting]) if rejecting else None
         return Proposals(tokens, survival, time.perf_counter() - started, logits, q)
-
-    def _survival(
-        self, logits: NDArray[np.float32], temperature: NDArray[np.float32], rejecting: list[int]
-    ) -> NDArray[np.float64]:
-        """Prefix survival [R, γ]; the calibration has vectors of their own for rows under the rejection rule."""
-        if not rejecting:
-            return self.observer.survival(logits, temperature)
-        rejected = self.observer.survival(logits[rejecting], temperature[rejecting], "rejection")
-        if len(rejecting) == len(logits):
-            return rejected
-        survival = self.observer.survival(logits, temperature)
-        survival[rejecting] = rejected
-        return survival
 
     def _exchange(self, sequences: Seq[Sequence], sampling: RowSampling) -> DraftBlock | None:
         """One message out, one back; a broken link is dropped and logged once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from outrider.engine.drafting import Drafting, Proposals
 from outrider.engine.gate import DraftGate, RoundCosts
@@ -100,12 +99,12 @@ class Planner:
         return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
 
     def _cut(
-        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, whole: NDArray[np.bool_]
+        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, whole: list[int]
     ) -> list[list[int]]:
-        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost; rows of `whole` bool [R] are not
-        cut for it, and observed.
+        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost; rows of `whole` are not cut
+        for it, and observed.
         """
-        for row in whole.nonzero()[0].tolist():
+        for row in whole:
             if verified := min(caps[row], len(proposals.tokens[row])):
                 self._drafting.observer.watch(sequences[row], proposals.logits[row], verified)
         for row, sequence in enumerate(sequences):
@@ -119,7 +118,8 @@ class Planner:
             other_tokens=others,
             weights=np.array([s.request.batch_class.weight for s in sequences]),
         )
-        depths = np.where(whole, caps, depths)
+        for row in whole:
+            depths[row] = caps[row]
         for sequence, block in zip(sequences, proposals.tokens, strict=True):
             sequence.drafted_tokens += len(block)
         return [block[: int(depth)] for block, depth in zip(proposals.tokens, depths, strict=True)]
