@@ -10,7 +10,6 @@ import pytest
 from outrider.drafter.lookup import LookupProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.plain import PlainModel, PlainProposer
-from outrider.engine.gate import DraftGate
 from outrider.training import trials
 from outrider.training.acceptance import figures_by_domain, slot_figures, threshold_sweep
 from outrider.training.rounds import KnownAnswer, Rounds, play, states_of
@@ -29,13 +28,10 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("head", ["vanilla", "rnn"])
 def test_offline_rounds_are_the_engines_at_full_depth(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float, head: str
+    target: Path, tmp_path: Path, temperature: float, head: str
 ) -> None:
-    monkeypatch.setattr(
-        DraftGate, "opens", lambda *_: True
-    )  # rounds without a draft, to see what they take, are others
     drafter = make_drafter(tmp_path / "drafter", target, gamma=4, markov_head_type=head, confidence_bias=20.0)
-    engine = make_engine(target, drafter, draft_timeout_s=60.0)
+    engine = make_engine(target, drafter, scheduler="fixed:4")
     wanted = [
         request(i, prompt, 30, temperature=temperature, seed=40 + i, ignore_eos=False)
         for i, prompt in enumerate(prompts(12, 90, (5, 12, 3)))

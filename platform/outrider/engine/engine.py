@@ -32,7 +32,7 @@ from outrider.engine.shaping import NOTHING_ALLOWED, Shaping
 from outrider.engine.target import TargetModel
 from outrider.errors import NothingAllowed, Overloaded
 from outrider.link import DraftLink
-from outrider.scheduling import CostModel, StepCostCurve
+from outrider.scheduling import CostModel, StepCostCurve, scheduler_named
 from outrider.speculation import CoupledRule, RejectionRule
 from outrider.types import FinishReason, GenerationRequest, LoadSnapshot, TokenChunk
 
@@ -73,7 +73,7 @@ class Engine:
         self._roster = Roster(settings, self.cache)
         self._observer = Observer(target.calibration, settings.calibration_share, settings.model)
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
-        self._planner = Planner(settings, self.curve, self.drafting)
+        self._planner = Planner(settings, self.costing, self.drafting)
         self.epoch = secrets.randbits(63)
         self._keys = itertools.count(secrets.randbits(48) << 14)
         self._meters = RoundMeters(target.projection.block_size if target.projection else 0)
@@ -164,6 +164,7 @@ class Engine:
         """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
         self.drafting.attach(link, self._roster.everyone)
         self._meters.follow(link.welcome.block_size)
+        self._planner.follow(self._roster.everyone)
         self.costing.meet(link.welcome.name)
         if self.idle:
             self.renew_costs()
@@ -192,9 +193,13 @@ class Engine:
         """Measure costs that are missing or no longer hold; only while nothing runs."""
         if not self.costing.renew(self.drafting, self.cache):
             return False
-        self._planner.use(self.curve)
+        self._planner.forget()
         _log.info("the costs of %s's %s step were measured", self.settings.model, self.target.step_kind)
         return True
+
+    def use_scheduler(self, name: str) -> None:
+        """Decide by another scheduler from the next round on, with nothing learnt; raises ConfigurationError."""
+        self._planner.use_scheduler(scheduler_named(name))
 
     def check_integrity(self) -> None:
         """Raise OutOfBlocks unless memory is in balance."""
@@ -299,7 +304,7 @@ class Engine:
         times = self.costing.learn(plan, self.drafting, times, started, now)
         self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
-        curve = self.curve
+        curve = self.curve.hull  # its own slope is zero on a stair, then a spike
         self._meters.add(times, emitted, curve.step_s(tokens + 1) - curve.step_s(tokens))
 
     @property

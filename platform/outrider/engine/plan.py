@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -24,7 +24,8 @@ class Plan:
 
     sampling has one row per decoding sequence, then one per prefilling sequence; draft_s is what waiting for the
     drafter took. q: what the drafts under the rejection rule were drawn from; refused: keys of sequences under that
-    rule whose draft was admitted one token further, to one that cannot follow.
+    rule whose draft was admitted one token further, to one that cannot follow; expected: tokens expected to be
+    accepted, by decoding sequence.
     """
 
     decoding: list[tuple[Sequence, list[int]]]
@@ -33,6 +34,7 @@ class Plan:
     draft_s: float
     q: DraftedProbs | None = None
     refused: frozenset[int] = NOBODY
+    expected: list[float] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:

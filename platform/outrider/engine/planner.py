@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from outrider.engine.costing import Costing
 from outrider.engine.drafting import Drafting, Proposals
-from outrider.engine.gate import DraftGate, RoundCosts
 from outrider.engine.plan import NOBODY, Plan, cut_refused, row_sampling
+from outrider.engine.pricing import CostMeter
+from outrider.engine.probing import Probes
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
-from outrider.scheduling import StepCostCurve, algorithm1
+from outrider.scheduling import (
+    Budget,
+    Forecast,
+    PrefixScheduler,
+    Requests,
+    hopeless,
+    needed_tokens,
+    scheduler_named,
+    traffic_class,
+)
+from outrider.scheduling.scheduler import Floats, Ints
 
 __all__ = ["Planner"]
 
-_NEW_ROUNDS = 4
-"""A request with fewer rounds than this has told the gate nothing of itself yet."""
 _PROMPT_ROWS = 64
 """Prompt tokens of a step whose logits are kept: at a vocabulary of 150,000 each takes 0.6 MB, twice."""
+_REUSED_ROUNDS = 8
+"""A budget is kept for so many rounds of the same requests: making one takes 0.1 ms, a sixth of a small step."""
 
 
 class Planner:
     """Turns the running sequences into a plan, drafting on the way."""
 
-    def __init__(self, settings: EngineSettings, curve: StepCostCurve, drafting: Drafting) -> None:
+    def __init__(self, settings: EngineSettings, costing: Costing, drafting: Drafting) -> None:
         self._settings = settings
+        self._costing = costing
         self._drafting = drafting
-        self.use(curve)
+        self._scheduler = scheduler_named(settings.scheduler)
+        self._allowance = np.array([-1 if settings.tenant_draft_tokens is None else settings.tenant_draft_tokens])
+        self.hopeless_requests = 0
+        self.forget()
 
-    def use(self, curve: StepCostCurve) -> None:
-        """Plan with another curve from now on; what the gate knew was of the old one's steps."""
-        self._curve = curve
-        self._gate = DraftGate(curve)
-        self.costs = RoundCosts()
+    @property
+    def scheduler(self) -> PrefixScheduler:
+        """Who decides."""
+        return self._scheduler
+
+    def forget(self) -> None:
+        """What was learnt was of another kind of step, drafter or scheduler."""
+        self._costs = CostMeter(self._costing)
+        self._probes = Probes()
+        self._forecast = Forecast(self._drafting.block_size)
+        self._round_s = 0.0
+        self._kept: tuple[list[int], Budget, int] | None = None
+
+    def use_scheduler(self, scheduler: PrefixScheduler) -> None:
+        """Let another one decide from now on, with nothing learnt."""
+        self._scheduler = scheduler
+        self.forget()
+
+    def follow(self, sequences: list[Sequence]) -> None:
+        """Another drafter is attached: what was learnt is of the last one's blocks."""
+        for sequence in sequences:
+            sequence.forecast = None
+        self.forget()
 
     def plan(self, running: list[Sequence]) -> Plan:
         """The next step."""
@@ -42,34 +79,89 @@ class Planner:
         step_tokens = min([self._settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
         prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
         prefill_tokens = sum(length for _, length in prefill)
-        caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
         drafts: list[list[int]] = [[] for _ in decoding]
-        drafted = [row for row, cap in enumerate(caps) if cap > 0]
-        others = len(decoding) - len(drafted) + prefill_tokens
-        proposals, refused = None, NOBODY
-        drafting = [decoding[row] for row in drafted]
-        whole = self._drafting.observer.slice(drafting)
-        new = sum(len(sequence.rounds) < _NEW_ROUNDS for sequence in drafting)
-        if drafted and self._drafting.ready and self._gate.opens(len(drafted), new, others, self.costs):
-            proposals = self._drafting.propose(drafting, sampling.index(torch.tensor(drafted)))
-        if proposals is not None:
-            admitted = self._cut(drafting, proposals, [caps[row] for row in drafted], others, whole)
-            refused = cut_refused(drafting, admitted)
-            for row, draft in zip(drafted, admitted, strict=True):
-                drafts[row] = draft
-        draft_s = proposals.wait_s if proposals else 0.0
-        q = proposals.q if proposals else None
-        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s, q, refused)
+        expected = [0.0] * len(decoding)
+        draft_s, q, refused = 0.0, None, NOBODY
+        if decoding and self._drafting.ready:
+            caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
+            budget = self._budget(decoding, caps, prefill_tokens)
+            rows = [row for row, cap in enumerate(caps) if cap > 0 and budget.drafted[row]]
+            proposals = None
+            if rows:
+                who = sampling if len(rows) == len(sampling) else sampling.index(torch.tensor(rows))
+                proposals = self._drafting.propose([decoding[row] for row in rows], who)
+            if proposals is not None:
+                draft_s = proposals.wait_s
+                self._costs.learn_draft(len(rows), draft_s)
+                drafts, expected = self._cut(decoding, rows, proposals, caps, budget, prefill_tokens)
+                refused, q = cut_refused(decoding, drafts), proposals.q
+        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s, q, refused, expected)
 
     def learn(self, plan: Plan, tokens: int, round_s: float) -> None:
         """Take in what became of a plan, once it is committed: the tokens it computed and how long the round took."""
-        if not plan.prefill:
-            rest_s = round_s - plan.draft_s - float(self._curve.seconds_at(tokens))
-            self.costs.add(rest_s, drafted=plan.draft_s > 0)
-        if plan.draft_s and plan.decoding:
-            verified = sum(1 + len(draft) for _, draft in plan.decoding)
-            emitted = sum(1 + sequence.rounds[-1][1] for sequence, _ in plan.decoding)
-            self._gate.record(len(plan.decoding), verified, emitted, plan.draft_s)
+        self._round_s = round_s
+        self._probes.save(round_s)
+        if plan.decoding and not plan.prefill:
+            self._costs.learn(len(plan.decoding), tokens, plan.draft_s, round_s)
+        for (sequence, draft), expected in zip(plan.decoding, plan.expected, strict=True):
+            if draft and sequence.finish is None:
+                self._forecast.learn(_kind(sequence), expected, sequence.rounds[-1][1])
+
+    # before drafting
+
+    def _budget(self, decoding: list[Sequence], caps: list[int], prefill_tokens: int) -> Budget:
+        """Whom to draft for, from what is at least one round old."""
+        keys = [s.key for s in decoding]
+        paced = any(s.request.tpot_target_s is not None for s in decoding)
+        if self._kept is not None and not paced and not prefill_tokens and self._kept[0] == keys and self._kept[2] > 0:
+            budget = self._kept[1]
+            self._kept = (keys, budget, self._kept[2] - 1)
+            return budget
+        requests = self._requests(decoding, caps)
+        costs = self._costs.costs(len(decoding), prefill_tokens)
+        budget = self._scheduler.budget(requests, costs)
+        self._kept = (keys, budget, _REUSED_ROUNDS)
+        if self._scheduler.explores:
+            probes = self._probes.pick(requests, costs, budget, [len(s.rounds) - s.drafted_round for s in decoding])
+            if probes is not None:
+                return self._scheduler.budget(replace(requests, probes=probes), costs)
+        return budget
+
+    def _requests(self, decoding: list[Sequence], caps: list[int]) -> Requests:
+        expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
+        limits = np.array(caps)
+        tenants: dict[str, int] = {}
+        limited = self._allowance[0] >= 0
+        return Requests(
+            caps=limits,
+            weights=np.array([s.request.batch_class.weight for s in decoding]),
+            expected=expected,
+            lag_tokens=np.array([s.num_computed - s.draft_held for s in decoding]),
+            remaining=np.array([s.remaining for s in decoding]),
+            needed=self._needed(decoding, limits, expected),
+            tenants=np.array([tenants.setdefault(s.request.cache_salt, len(tenants)) for s in decoding if limited]),
+            allowances=self._allowance.repeat(len(tenants)),
+        )
+
+    def _needed(self, decoding: list[Sequence], caps: Ints, expected: Floats) -> Floats:
+        """Tokens that TPOT targets ask of this round; those that cannot be kept any more are counted and released."""
+        targets = [s.request.tpot_target_s for s in decoding]
+        if all(target is None for target in targets):
+            return np.empty(0)
+        target_s = np.array([np.inf if target is None else target for target in targets])
+        first_s = np.array([s.first_token_s or 0.0 for s in decoding])
+        emitted = np.array([s.emitted for s in decoding])
+        needed = needed_tokens(time.monotonic(), first_s, emitted, target_s, self._round_s)
+        reachable = 1.0 + np.where(np.arange(expected.shape[1]) < caps[:, None], expected, 0.0).sum(axis=1)
+        lost = hopeless(needed, reachable, target_s, self._round_s, np.array([s.remaining for s in decoding]))
+        self.hopeless_requests = int(np.count_nonzero(lost))
+        return np.where(lost, 0.0, needed)
+
+    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
+        """Largest ℓ per decoding request: its own limit, its memory, an equal share of what prefill leaves."""
+        block_size = self._drafting.block_size
+        share = max(0, step_tokens // max(1, len(decoding)) - 1)
+        return [max(0, min(s.depth_limit(block_size), s.spare_positions, share)) for s in decoding]
 
     def _prefill_chunks(
         self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
@@ -92,34 +184,48 @@ class Planner:
                 budget -= length
         return chunks
 
-    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
-        """Largest ℓ per decoding request: its own limit, its memory, an equal share of what prefill leaves."""
-        block_size = self._drafting.block_size
-        share = max(0, step_tokens // max(1, len(decoding)) - 1)
-        return [min(s.depth_limit(block_size), s.spare_positions, share) for s in decoding]
+    # after drafting
 
     def _cut(
-        self, sequences: list[Sequence], proposals: Proposals, caps: list[int], others: int, whole: list[int]
-    ) -> list[list[int]]:
-        """A prefix of each block, admitted by Algorithm 1 on the whole round's cost; rows of `whole` are not cut
-        for it, and observed.
+        self,
+        decoding: list[Sequence],
+        rows: list[int],
+        proposals: Proposals,
+        caps: list[int],
+        budget: Budget,
+        prefill_tokens: int,
+    ) -> tuple[list[list[int]], list[float]]:
+        """A prefix of each block, by live confidences, and the tokens expected to be accepted of it.
+
+        Blocks of the observed slice, which is chosen without looking at them, are not cut. Under the rejection rule
+        what a block contains caps nothing: it is cut to what may follow once its depth is settled.
         """
-        for row in whole:
-            if verified := min(caps[row], len(proposals.tokens[row])):
-                self._drafting.observer.watch(sequences[row], proposals.logits[row], verified)
-        for row, sequence in enumerate(sequences):
-            if sequence.shaping is not None and not sequence.rejects:
-                caps[row] = min(caps[row], sequence.shaping.admissible(proposals.tokens[row]))
-        depths = algorithm1(
-            proposals.survival,
-            np.array(caps),
-            self._curve,
-            fixed_s=proposals.wait_s + self.costs.drafted.value,
-            other_tokens=others,
-            weights=np.array([s.request.batch_class.weight for s in sequences]),
-        )
-        for row in whole:
-            depths[row] = caps[row]
-        for sequence, block in zip(sequences, proposals.tokens, strict=True):
+        requests = len(decoding)
+        survival = np.zeros((requests, proposals.survival.shape[1]))
+        survival[rows] = proposals.survival
+        for row, block in zip(rows, proposals.tokens, strict=True):
+            shaping = decoding[row].shaping
+            if shaping is not None and not decoding[row].rejects:
+                caps[row] = min(caps[row], shaping.admissible(block))
+        asked = self._requests(decoding, caps)  # before the forecast has seen these blocks
+        costs = self._costs.costs(requests, prefill_tokens)
+        depths = self._scheduler.fill(asked, costs, replace(budget, draft_s=proposals.wait_s), survival).tolist()
+        observed = set(self._drafting.observer.slice([decoding[row] for row in rows]))
+        drafts: list[list[int]] = [[] for _ in decoding]
+        expected = [0.0] * requests
+        for place, (row, block) in enumerate(zip(rows, proposals.tokens, strict=True)):
+            sequence, whole = decoding[row], place in observed
+            drafts[row] = block[: caps[row] if whole else depths[row]]
+            expected[row] = float(survival[row, : len(drafts[row])].sum())
             sequence.drafted_tokens += len(block)
-        return [block[: int(depth)] for block, depth in zip(proposals.tokens, depths, strict=True)]
+            sequence.drafted_round = len(sequence.rounds)
+            if whole and drafts[row]:
+                self._drafting.observer.watch(sequence, proposals.logits[place], len(drafts[row]))
+            if block:
+                sequence.forecast = self._forecast.after(_kind(sequence), sequence.forecast, survival[row])
+        return drafts, expected
+
+
+def _kind(sequence: Sequence) -> str:
+    """Requests of one kind have one common forecast."""
+    return "rejection" if sequence.rejects else traffic_class(sequence.request.sampling.temperature)

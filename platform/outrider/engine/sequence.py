@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.engine.shaping import Shaping
@@ -26,8 +28,9 @@ class Sequence:
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
     published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
-    None for nothing; prompt_logprobs: of the prompt's tokens so far, where asked for. draws: how often the rejection
-    rule drew anything for it, a block or the end of a round: the number of the next draw, which nothing sets back.
+    None for nothing; drafted_round: the last round with a block; forecast: survival [γ] that its blocks foretell;
+    prompt_logprobs: of the prompt's tokens so far, where asked for. draws: how often the rejection rule drew anything
+    for it, a block or the end of a round: the number of the next draw, which nothing sets back.
     """
 
     request: GenerationRequest
@@ -48,6 +51,8 @@ class Sequence:
     rounds: list[tuple[int, int]] = field(default_factory=list)
     drafted_tokens: int = 0
     draws: int = 0
+    drafted_round: int = 0
+    forecast: NDArray[np.float64] | None = None
     finish: FinishReason | None = None
     ends: frozenset[int] = frozenset()
     shaping: Shaping | None = None

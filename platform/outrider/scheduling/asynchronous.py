@@ -22,6 +22,7 @@ class Asynchronous:
 
     name: str = "asynchronous"
     admissible: bool = True
+    explores: bool = True
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """The best D and K on what earlier rounds foretell."""

@@ -29,6 +29,7 @@ class NoDrafts:
 
     name: str = "none"
     admissible: bool = True
+    explores: bool = False
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Nobody is drafted for."""
@@ -47,6 +48,7 @@ class FixedDepth:
 
     depth: int
     admissible: bool = True
+    explores: bool = False
 
     @property
     def name(self) -> str:
@@ -68,6 +70,7 @@ class Threshold:
 
     least: float
     admissible: bool = True
+    explores: bool = False
 
     @property
     def name(self) -> str:
@@ -93,6 +96,7 @@ class DepthTable:
 
     steps: tuple[tuple[int, int], ...] = ((2, 7), (8, 5), (16, 3), (32, 1))
     admissible: bool = True
+    explores: bool = False
 
     @property
     def name(self) -> str:

@@ -133,6 +133,10 @@ class PrefixScheduler(Protocol):
     def admissible(self) -> bool:
         """Whether rejection verification stays lossless under it."""
 
+    @property
+    def explores(self) -> bool:
+        """Whether it skips drafts on what it believes of them, so that someone must probe now and then."""
+
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """The part before drafting."""
 
