@@ -44,11 +44,12 @@ def make_engine(
     *,
     rule: CoupledRule | None = None,
     rejection: RejectionRule | None = None,
+    curve: StepCostCurve = CURVE,
     **overrides: Any,
 ) -> Engine:
     """An engine, with its drafter in this process if one is given."""
     model = TargetModel.load(target, drafter=drafter)
-    engine = Engine(model, settings(**overrides), CURVE, rule, rejection=rejection)
+    engine = Engine(model, settings(**overrides), curve, rule, rejection=rejection)
     if drafter is not None:
         engine.attach_drafter(in_process_link(engine, drafter))
     return engine

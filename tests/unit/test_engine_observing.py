@@ -106,8 +106,7 @@ def test_rounds_of_the_slice_verify_what_would_not_pay(pair: TinyPair, temperatu
     wanted = [request(i, p, 24, temperature=temperature, seed=i) for i, p in enumerate(prompts(6, 90, (5, 9)))]
     answers = []
     for share in (0.0, 0.3):
-        engine = make_engine(pair.target, pair.drafter, calibration_share=share)
-        engine._planner.use(DEAR)
+        engine = make_engine(pair.target, pair.drafter, curve=DEAR, calibration_share=share, scheduler="algorithm1")
         chunks = run(engine, wanted)
         rounds = [r for each in chunks.values() for r in each[-1].summary.round_records]  # type: ignore[union-attr]
         assert any(depth > 0 for depth, _ in rounds) == (share > 0)
