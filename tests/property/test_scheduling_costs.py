@@ -17,6 +17,7 @@ SUBJECT = CostSubject("t", "cpu/float32/1", "compiled", "cpu x2")
 SIZES = (1, 2, 8, 64)
 CONTEXTS = (64, 256, 1024)
 SECONDS = st.floats(1e-6, 10.0)
+ROUNDING = 1e-9  # of interpolation, in seconds
 FACTORS = st.lists(st.floats(1 / 3, 3.0), min_size=len(SIZES), max_size=len(SIZES))
 
 
@@ -35,7 +36,7 @@ def measured(draw: st.DrawFn) -> CostModel:
 def check(costs: CostModel) -> None:
     grid = np.arange(1, SIZES[-1] + 1)
     steps = np.array([costs.step(context).seconds_at(grid) for context in (0, 64, 100, 300, 1024, 5000)])
-    assert (np.diff(steps, axis=1) >= 0).all()
+    assert (np.diff(steps, axis=1) >= -ROUNDING).all()
     assert (np.diff(steps, axis=0) >= -1e-9 * steps[1:]).all()
     assert all(not curve.flat for _, curve in costs.verify)
     if costs.draft is not None:
