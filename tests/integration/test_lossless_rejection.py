@@ -26,9 +26,12 @@ from outrider.drafter.plain import PlainModel, PlainProposer
 from outrider.drafter.proposer import Proposer
 from outrider.drafter.server import DraftServer
 from outrider.engine import Engine, TargetModel
-from outrider.link import InProcessLink, TargetHello
+from outrider.errors import LinkError
+from outrider.link import DraftBlock, DraftRound, InProcessLink, TargetHello
+from outrider.local import LinkKind
 from outrider.scheduling import StepCostCurve
 from outrider.speculation import (
+    DraftedRows,
     RejectionRule,
     RowSampling,
     SparseDraft,
@@ -37,8 +40,8 @@ from outrider.speculation import (
     residual,
     stream_noise,
 )
-from outrider.types import Constraint, RequestSummary, SamplingParams
-from support.engines import CURVE, request, run, settings
+from outrider.types import Constraint, FinishReason, RequestSummary, SamplingParams
+from support.engines import CURVE, in_process_link, open_tiny, request, run, settings
 from support.statistics import chi_square, exact_joint
 from support.surface import SURFACE
 from support.tiny import TinyPair, make_drafter, make_target, reference
@@ -227,6 +230,80 @@ def test_rules_share_a_batch(small: TinyPair, stock_small: Any, record_property:
     p = chi_square(rejecting, exact(stock_small, {}))
     record_property("p", p)
     assert p > HONEST
+
+
+def test_logprobs_stops_and_choices(small: TinyPair, stock_small: Any) -> None:
+    """Log-probabilities are those of the emitted tokens, a stop token is the last one, choices are drawn apart."""
+    asked = [
+        request(
+            i, PROMPT, 16, seed=i // 2, choice_index=i % 2, temperature=1.0, verification="rejection",
+            logprobs=2, stop_token_ids=(2,),
+        )
+        for i in range(100)
+    ]  # fmt: skip
+    chunks = run(engine_for(small), asked)
+    answers = []
+    for one in asked:
+        tokens = [token for chunk in chunks[one.request_id] for token in chunk.tokens]
+        told = [each for chunk in chunks[one.request_id] for each in chunk.logprobs]
+        assert [each.token for each in told] == tokens
+        with torch.inference_mode():
+            logits = stock_small(torch.tensor([[*PROMPT, *tokens]])).logits[0, len(PROMPT) - 1 : -1]
+        wanted = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor([each.logprob for each in told]), wanted, atol=1e-4, rtol=0)
+        assert 2 not in tokens[:-1]
+        assert chunks[one.request_id][-1].finish is (FinishReason.STOP if tokens[-1] == 2 else FinishReason.LENGTH)
+        answers.append(tokens)
+    assert sum(answer[-1] == 2 for answer in answers) > 10
+    assert sum(answers[i] != answers[i + 1] for i in range(0, 100, 2)) > 40
+
+
+def test_over_zeromq_as_in_process(small: TinyPair) -> None:
+    """The same draws, whatever carries them: q arrives as it was drawn from."""
+    asked = [
+        request(i, PROMPT, 12, seed=i, temperature=0.5 + i % 2, verification=("rejection", "coupled")[i % 3 == 0])
+        for i in range(24)
+    ]
+    answers = []
+    for link in LinkKind:
+        with open_tiny(small.target, small.drafter, link) as local:
+            answers.append([completion.tokens for completion in local.generate(asked)])
+    assert answers[0] == answers[1]
+
+
+def test_no_draw_is_numbered_twice(small: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after lost memory, nor after a drafter that went away once it had drawn."""
+    engine = engine_for(small, kv_blocks=24, block_size=2)
+    drawn: dict[int, list[int]] = {}
+    ended: list[tuple[int, int]] = []
+    handle, verify = DraftServer.handle, RejectionRule.verify
+
+    def draw_and_tell(self: DraftServer, client: bytes, message: DraftRound, **options: Any) -> DraftBlock:
+        block = handle(self, client, message, **options)
+        for key, number in zip(message.propose_keys.tolist(), message.rounds.tolist(), strict=True):
+            drawn.setdefault(key, []).append(number)
+        if sum(map(len, drawn.values())) > 40 and engine.drafting.lost == 0:
+            raise LinkError("gone")
+        return block
+
+    def end_and_tell(self: RejectionRule, logits: Tensor, rows: RowSampling, drafted: DraftedRows) -> Any:
+        assert rows.rounds is not None
+        ended.extend({*zip(rows.seeds.tolist(), rows.rounds.tolist(), strict=True)})
+        return verify(self, logits, rows, drafted)
+
+    monkeypatch.setattr(DraftServer, "handle", draw_and_tell)
+    monkeypatch.setattr(RejectionRule, "verify", end_and_tell)
+    for i in range(12):
+        engine.submit(request(i, PROMPT, 12, seed=i, temperature=1.0, verification="rejection"))
+    preemptions = 0
+    while not engine.idle:
+        preemptions += sum(chunk.summary.preemptions for _, chunk in engine.step() if chunk.summary)
+        if not engine.drafting.ready:
+            engine.attach_drafter(in_process_link(engine, small.drafter))
+    assert preemptions > 3
+    assert engine.drafting.lost == 1
+    assert all(numbers == sorted({*numbers}) for numbers in drawn.values())
+    assert len(ended) == len({*ended})
 
 
 class ResidualIsP(RejectionRule):
