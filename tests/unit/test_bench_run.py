@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from outrider.bench.decode import PEER
 from outrider.bench.reference import Reference
 from outrider.cli.bench import app
+from outrider.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("given_curve")
 
@@ -199,3 +200,45 @@ def test_the_peer_s_padding_changes_nothing(worded: Path) -> None:
     together = reference.greedy(prompts, 8, ignore_eos=True)
     assert together.tokens == [reference.greedy([prompt], 8, ignore_eos=True).tokens[0] for prompt in prompts]
     assert 0 < together.first_s < together.wall_s
+
+
+def test_speculation_goes_on_where_it_ended_and_shows_itself(bench: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "page" / "tiny.json"
+    arms = ("none", "fixed:1", "fixed:3", "lookup", "constrained")
+    options = ["speculation", "--concurrency", "1", "--concurrency", "3", "--temperature", "0", "--max-tokens", "12",
+               "--domain-concurrency", "2", "--least-requests", "4", "--requests-per-stream", "1", "--out", str(out),
+               *(part for arm in arms for part in ("--arm", arm))]  # fmt: skip
+    first = bench(*options, "--repetitions", "1")
+    assert len(first["runs"]) == 4
+    assert all(tuple(run["arms"]) == arms for run in first["runs"])
+    read = bench(*options, "--repetitions", "2", "--page")
+    assert read["runs"][:4] == first["runs"]
+    assert len(read["runs"]) == 8
+    assert read["notes"][0].startswith("160 of 160 requests were answered")
+    rows = {table["title"]: table["rows"] for table in read["tables"]}
+    verified = {row["arm"]: row["3"]["median"] for row in rows["verified rows per request and round, T = 0"]}
+    assert verified["no speculation"] == 1 < verified["fixed 1"] <= 2 < verified["fixed 3"] <= 4
+    assert [row["domain"] for row in rows["adaptive ÷ others by domain, T = 0"]] == ["code", "maths"]
+    page = (out.parent / "README.md").read_text("utf-8")
+    for picture in ("tiny-frontier-t0.svg", "tiny-budget-t0.svg"):
+        assert f"({picture})" in page
+        texts = [each.text for each in ElementTree.parse(out.parent / picture).iter() if each.tag.endswith("text")]
+        assert {"constrained", "fixed 1", "no speculation"} <= set(texts)
+    assert "## target, closed loop" in page
+    with pytest.raises(ConfigurationError, match="max_tokens is 12 there, 9 here"):
+        bench(*options, "--max-tokens", "9")
+
+
+def test_tiers_keep_what_was_frozen(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "open.json"
+    options = ["speculation-open", "--rate", "30", "--duration-s", "0.6", "--warm-up-s", "0.1", "--tight", "0.5",
+               "--cv", "1", "--max-tokens", "6", "--streams", "4", "--out", str(out)]  # fmt: skip
+    first = bench(*options, "--repetitions", "1")
+    read = bench(*options, "--repetitions", "2")
+    assert read["parameters"]["frozen"] == first["parameters"]["frozen"]
+    assert read["runs"][0] == first["runs"][0]
+    rows = {row["arm"]: row for row in read["tables"][0]["rows"]}
+    assert set(rows) == {"no speculation", "fixed 1", "asynchronous", "constrained", "constrained, untold"}
+    assert rows["asynchronous"]["tok/s ÷ asynchronous"]["median"] == 1
+    assert len({row["answered"] for row in rows.values()}) == 1

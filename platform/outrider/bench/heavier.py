@@ -27,7 +27,7 @@ from outrider.engine import TargetModel
 from outrider.errors import ConfigurationError, ModelDirectoryError
 from outrider.local import LinkKind
 
-__all__ = ["heavier", "layers_for", "measure_heavier"]
+__all__ = ["adapted_drafter", "heavier", "layers_for", "measure_heavier"]
 
 _BLOCK = 8
 
@@ -49,11 +49,17 @@ def heavier(target: Path, out: Path, *, layers: int, drafter: Path | None = None
     shutil.copytree(target, out, ignore=shutil.ignore_patterns("*.safetensors*", "config.json"))
     _write_target(target, out, layers, seed)
     if drafter is not None:
-        shutil.copytree(drafter, companion)
-        file = companion / "config.json"
-        config = json.loads(file.read_text("utf-8"))
-        config["num_target_layers"] += layers
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        adapted_drafter(drafter, companion, layers)
+    return out
+
+
+def adapted_drafter(drafter: Path, out: Path, layers: int) -> Path:
+    """Copy a drafter to `out`, told that its target has `layers` more; return it."""
+    shutil.copytree(drafter, out)
+    file = out / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    config["num_target_layers"] += layers
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return out
 
 

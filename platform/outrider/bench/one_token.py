@@ -17,7 +17,7 @@ from torch import Tensor
 from outrider.drafter.loading import read_tensors, write_tensors
 from outrider.errors import ConfigurationError, DrafterMismatch, ModelDirectoryError
 
-__all__ = ["keep_trained", "make_whole"]
+__all__ = ["is_kept", "keep_trained", "make_whole"]
 
 _FROZEN = ("embed_tokens.weight", "lm_head.weight")
 _SOURCES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -34,6 +34,11 @@ def keep_trained(drafter: Path, out: Path) -> Path:
     )
     (out / _CHECK).write_text(json.dumps({"sha256": _digest(tensors)}, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def is_kept(drafter: Path) -> bool:
+    """Whether a drafter's directory lacks its target's matrices."""
+    return (drafter / _CHECK).exists()
 
 
 def make_whole(kept: Path, target: Path, out: Path) -> Path:

@@ -44,6 +44,8 @@ class Report:
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     passed: bool = True
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """What the tables were made of, where a benchmark keeps it."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only; every row becomes an object keyed by column."""
@@ -61,6 +63,7 @@ class Report:
             "parameters": self.parameters,
             "tables": tables,
             "notes": self.notes,
+            **({"runs": self.runs} if self.runs else {}),
         }
 
     def write(self, file: Path) -> None:

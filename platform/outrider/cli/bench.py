@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from outrider import demo_models
+from outrider.cli import bench_speculation
+from outrider.cli.bench_options import (
+    Device,
+    Drafter,
+    Dtype,
+    HeldOut,
+    Json,
+    MaxTokens,
+    Model,
+    Out,
+    Repetitions,
+    Streams,
+    Target,
+    Threads,
+    finish,
+    open_setup,
+    saying,
+)
 from outrider.errors import ConfigurationError
 from outrider.policy import DEMO_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from outrider.bench import Report, Setup
+    from outrider.bench import Report
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Measure exactness, acceptance and speed on this machine.", no_args_is_help=True)
-
-Model = Annotated[str, typer.Option(help="Demo model to measure: flash or pro.")]
-Target = Annotated[Path | None, typer.Option(help="Target directory, instead of a demo model.")]
-Drafter = Annotated[Path | None, typer.Option(help="Its drafter's directory.")]
-Threads = Annotated[int, typer.Option(min=1, help="Torch threads of every process, the peer's as well.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-HeldOut = Annotated[Path | None, typer.Option(help="JSON lines of {domain, messages}, instead of the shipped ones.")]
-Out = Annotated[Path | None, typer.Option(help="Also write the JSON form to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-MaxTokens = Annotated[int, typer.Option(min=2, help="Output tokens per request.")]
-Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions of every arm.")]
-Streams = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
+app.registered_commands.extend(bench_speculation.app.registered_commands)
 
 
 @app.command()
@@ -55,12 +54,12 @@ def exact(
     as_json: Json = False,
 ) -> None:
     """Greedy output against transformers.generate, by depth and link. Exit code 1 on a mismatch or too many ties."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_exact
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_exact(setup, prompts=prompts, max_tokens=max_tokens, streams=streams, say=say)
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -81,16 +80,16 @@ def seeds(
     as_json: Json = False,
 ) -> None:
     """One seed at depth 0 and in full, alone and in company, through a drafter's restart. Exit code 1 on a mismatch."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_seeds
     from outrider.local import LinkKind
 
     link = LinkKind.IN_PROCESS if in_process else LinkKind.PROCESS
-    with _saying() as say:
+    with saying() as say:
         report = measure_seeds(
             setup, prompts=prompts, max_tokens=max_tokens, temperature=temperature, top_p=top_p, link=link, say=say
         )
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -111,15 +110,15 @@ def acceptance(
     as_json: Json = False,
 ) -> None:
     """Acceptance length τ by domain, with everything verified and as Algorithm 1 trims."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_acceptance
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_acceptance(
             setup, temperatures=temperature or [0.0, 1.0], prompts=prompts, max_tokens=max_tokens, streams=streams,
             repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -138,15 +137,15 @@ def rules(
     as_json: Json = False,
 ) -> None:
     """Rejection against coupled verification at temperature 1 and at 0.7 with top_p 0.9, by how drafts are drawn."""
-    setup = _setup(model, target, drafter, threads, dtype, "cpu", held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, "cpu", held_out)
     from outrider.bench import measure_rules
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_rules(
             setup, ways=((1.0, 1.0), (0.7, 0.9)), prompts=prompts, max_tokens=max_tokens, streams=streams,
             repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -169,15 +168,15 @@ def decode(
     as_json: Json = False,
 ) -> None:
     """Tokens per second, separated and colocated, against no drafter and against transformers.generate."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_decode
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_decode(
             setup, streams=tuple(streams or (1, 16)), prompts=prompts, max_tokens=max_tokens,
             repetitions=repetitions, ignore_eos=ignore_eos, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -198,15 +197,15 @@ def memory(
     as_json: Json = False,
 ) -> None:
     """A second turn's time to first token, and memory for a quarter of the requests. Exit code 1 on another answer."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_memory
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_memory(
             setup, conversations=conversations, new_tokens=new_tokens, answer_tokens=max_tokens,
             requests=requests, repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -227,15 +226,15 @@ def round(
     as_json: Json = False,
 ) -> None:
     """Where a round's time goes, and how much of it is neither model's forward."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_round
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_round(
             setup, streams=tuple(streams or (1, 16)), max_tokens=max_tokens, repetitions=repetitions, flame=flame,
             say=say, temperature=temperature,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -256,15 +255,15 @@ def step(
     as_json: Json = False,
 ) -> None:
     """The target's forward alone: stock modules, the flat eager path and the compiled one."""
-    setup = _setup(model, target, drafter or target, threads, dtype, device, None)
+    setup = open_setup(model, target, drafter or target, threads, dtype, device, None)
     from outrider.bench import measure_step
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_step(
             setup, requests=tuple(requests or (1, 16)), depths=tuple(depth or (0, 7)), context=context,
             repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -285,15 +284,15 @@ def heavier(
     as_json: Json = False,
 ) -> None:
     """The step's cost when the same function weighs more: where verifying eight rows costs little more than one."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_heavier
 
-    with _saying() as say:
+    with saying() as say:
         report = measure_heavier(
             setup, megabytes=tuple(megabytes or (60, 120, 240)), tokens=tuple(tokens or (1, 2, 4, 8, 16, 32, 64)),
             prompts=prompts, max_tokens=max_tokens, repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -319,17 +318,17 @@ def peers(
     as_json: Json = False,
 ) -> None:
     """Greedy speed beside DeepSpec's loop, assisted generation and llama.cpp. Exit code 1 on another answer."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_peers
 
     if assistant is None and target is None and model == "pro":
         assistant = demo_models.path("flash")
-    with _saying() as say:
+    with saying() as say:
         report = measure_peers(
             setup, assistant=assistant, llama=_named_urls(llama or []), streams=tuple(streams or (1, 16)),
             prompts=prompts, max_tokens=max_tokens, repetitions=repetitions, say=say,
         )  # fmt: skip
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 @app.command()
@@ -351,11 +350,11 @@ def http(
     as_json: Json = False,
 ) -> None:
     """Streaming over HTTP against the same model in this process. Give --threads what the server's config gives."""
-    setup = _setup(model, target, drafter, threads, dtype, device, held_out)
+    setup = open_setup(model, target, drafter, threads, dtype, device, held_out)
     from outrider.bench import measure_http
     from outrider.bench.http import own_server
 
-    with _saying() as say:
+    with saying() as say:
 
         def measure(at: str) -> Report:
             return measure_http(
@@ -368,7 +367,7 @@ def http(
         else:
             with own_server(say) as started:
                 report = measure(started)
-    _finish(report, out, as_json)
+    finish(report, out, as_json)
 
 
 def _named_urls(pairs: list[str]) -> dict[str, str]:
@@ -380,54 +379,3 @@ def _named_urls(pairs: list[str]) -> dict[str, str]:
             raise ConfigurationError(f"--llama {pair}: give NAME=http://…, each name once", param="llama")
         named[name] = url
     return named
-
-
-def _setup(
-    model: str, target: Path | None, drafter: Path | None, threads: int, dtype: str, device: str,
-    held_out: Path | None,
-) -> Setup:  # fmt: skip
-    """Resolve the options. Torch is imported here: its thread pool reads the wait policy when it is loaded."""
-    if (target is None) != (drafter is None):
-        raise ConfigurationError("give --target and --drafter together: one was made for the other", param="drafter")
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigurationError(f"--dtype is float32 or bfloat16, not {dtype}", param="dtype")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-    from transformers.utils import logging
-
-    from outrider.bench import Setup
-    from outrider_kernels import BuildError, library
-
-    logging.disable_progress_bar()
-    with suppress(BuildError):
-        library()  # what a warm cache would hold: a bench may wait for the compiler, serving never does
-
-    torch.set_num_threads(threads)
-    return Setup(
-        target=target or demo_models.path(model),
-        drafter=drafter or demo_models.path(f"{model}-drafter"),
-        threads=torch.get_num_threads(),
-        dtype=getattr(torch, dtype),
-        device=device,
-        held_out=held_out,
-    )
-
-
-@contextmanager
-def _saying() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being measured; nothing when stderr is not a terminal."""
-    with Console(stderr=True).status("loading") as status:
-        yield status.update
-
-
-def _finish(report: Report, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        report.write(out)
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-    else:
-        console = Console()
-        console.width = console.width if console.is_terminal else max(console.width, 140)
-        report.show(console)
-    if not report.passed:
-        raise typer.Exit(1)
