@@ -10,6 +10,7 @@ import torch
 
 from outrider.engine.costing import Costing
 from outrider.engine.drafting import Drafting, Proposals
+from outrider.engine.pacing import Pacing, needs
 from outrider.engine.plan import NOBODY, Plan, cut_refused, row_sampling
 from outrider.engine.pricing import CostMeter
 from outrider.engine.probing import Probes
@@ -20,12 +21,10 @@ from outrider.scheduling import (
     Forecast,
     PrefixScheduler,
     Requests,
-    hopeless,
-    needed_tokens,
     scheduler_named,
     traffic_class,
 )
-from outrider.scheduling.scheduler import Floats, Ints
+from outrider.scheduling.scheduler import Floats
 
 __all__ = ["Planner"]
 
@@ -44,7 +43,6 @@ class Planner:
         self._drafting = drafting
         self._scheduler = scheduler_named(settings.scheduler)
         self._allowance = np.array([-1 if settings.tenant_draft_tokens is None else settings.tenant_draft_tokens])
-        self.hopeless_requests = 0
         self.forget()
 
     @property
@@ -58,6 +56,7 @@ class Planner:
         self._probes = Probes()
         self._forecast = Forecast(self._drafting.block_size)
         self._round_s = 0.0
+        self._needed: Floats = np.empty(0)
         self._kept: tuple[list[int], Budget, int] | None = None
 
     def use_scheduler(self, scheduler: PrefixScheduler) -> None:
@@ -73,11 +72,16 @@ class Planner:
 
     def plan(self, running: list[Sequence]) -> Plan:
         """The next step."""
+        now_s = time.monotonic()
         decoding = [s for s in running if s.decoding]
         prefilling = [s for s in running if not s.decoding]
+        pacing = Pacing(decoding if self._scheduler.paces else [], self._costs, now_s)
+        decoding = pacing.company(decoding)
+        for sequence in decoding:
+            sequence.served_s = now_s
         sampling = row_sampling(decoding + prefilling)
         step_tokens = min([self._settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
-        prefill = self._prefill_chunks(decoding, prefilling, step_tokens)
+        prefill = self._prefill_chunks(decoding, prefilling, step_tokens, pacing)
         prefill_tokens = sum(length for _, length in prefill)
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * len(decoding)
@@ -112,50 +116,37 @@ class Planner:
     def _budget(self, decoding: list[Sequence], caps: list[int], prefill_tokens: int) -> Budget:
         """Whom to draft for, from what is at least one round old."""
         keys = [s.key for s in decoding]
-        paced = any(s.request.tpot_target_s is not None for s in decoding)
-        if self._kept is not None and not paced and not prefill_tokens and self._kept[0] == keys and self._kept[2] > 0:
+        self._needed = np.empty(0)
+        if self._kept is not None and not prefill_tokens and self._kept[0] == keys and self._kept[2] > 0:
             budget = self._kept[1]
             self._kept = (keys, budget, self._kept[2] - 1)
             return budget
-        requests = self._requests(decoding, caps)
+        expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
+        if self._scheduler.paces:
+            self._needed = needs(decoding, np.array(caps), expected, time.monotonic(), self._round_s)
+        requests = self._requests(decoding, caps, expected)
         costs = self._costs.costs(len(decoding), prefill_tokens)
         budget = self._scheduler.budget(requests, costs)
-        self._kept = (keys, budget, _REUSED_ROUNDS)
+        self._kept = None if len(self._needed) else (keys, budget, _REUSED_ROUNDS)
         if self._scheduler.explores:
             probes = self._probes.pick(requests, costs, budget, [len(s.rounds) - s.drafted_round for s in decoding])
             if probes is not None:
                 return self._scheduler.budget(replace(requests, probes=probes), costs)
         return budget
 
-    def _requests(self, decoding: list[Sequence], caps: list[int]) -> Requests:
-        expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
-        limits = np.array(caps)
+    def _requests(self, decoding: list[Sequence], caps: list[int], expected: Floats) -> Requests:
         tenants: dict[str, int] = {}
         limited = self._allowance[0] >= 0
         return Requests(
-            caps=limits,
+            caps=np.array(caps),
             weights=np.array([s.request.batch_class.weight for s in decoding]),
             expected=expected,
             lag_tokens=np.array([s.num_computed - s.draft_held for s in decoding]),
             remaining=np.array([s.remaining for s in decoding]),
-            needed=self._needed(decoding, limits, expected),
+            needed=self._needed,
             tenants=np.array([tenants.setdefault(s.request.cache_salt, len(tenants)) for s in decoding if limited]),
             allowances=self._allowance.repeat(len(tenants)),
         )
-
-    def _needed(self, decoding: list[Sequence], caps: Ints, expected: Floats) -> Floats:
-        """Tokens that TPOT targets ask of this round; those that cannot be kept any more are counted and released."""
-        targets = [s.request.tpot_target_s for s in decoding]
-        if all(target is None for target in targets):
-            return np.empty(0)
-        target_s = np.array([np.inf if target is None else target for target in targets])
-        first_s = np.array([s.first_token_s or 0.0 for s in decoding])
-        emitted = np.array([s.emitted for s in decoding])
-        needed = needed_tokens(time.monotonic(), first_s, emitted, target_s, self._round_s)
-        reachable = 1.0 + np.where(np.arange(expected.shape[1]) < caps[:, None], expected, 0.0).sum(axis=1)
-        lost = hopeless(needed, reachable, target_s, self._round_s, np.array([s.remaining for s in decoding]))
-        self.hopeless_requests = int(np.count_nonzero(lost))
-        return np.where(lost, 0.0, needed)
 
     def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
         """Largest ℓ per decoding request: its own limit, its memory, an equal share of what prefill leaves."""
@@ -164,13 +155,15 @@ class Planner:
         return [max(0, min(s.depth_limit(block_size), s.spare_positions, share)) for s in decoding]
 
     def _prefill_chunks(
-        self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int
+        self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int, pacing: Pacing
     ) -> list[tuple[Sequence, int]]:
-        """Prompt tokens of this step: what the batch classes of the decoding requests tolerate, one block at least."""
+        """Prompt tokens of this step: what classes and targets of decoding requests tolerate, a block at least."""
         budget = self._settings.max_step_tokens
         if decoding:
             share = min(s.request.batch_class.prefill_share for s in decoding)
             budget = min(int(share * step_tokens), step_tokens - len(decoding))
+            if (room := pacing.prompt_tokens(len(decoding))) is not None:
+                budget = min(budget, room)
             budget = max(budget, self._settings.block_size)
         chunks = []
         rows = _PROMPT_ROWS
@@ -207,7 +200,7 @@ class Planner:
             shaping = decoding[row].shaping
             if shaping is not None and not decoding[row].rejects:
                 caps[row] = min(caps[row], shaping.admissible(block))
-        asked = self._requests(decoding, caps)  # before the forecast has seen these blocks
+        asked = self._requests(decoding, caps, survival)  # only `budget` reads what was expected
         costs = self._costs.costs(requests, prefill_tokens)
         depths = self._scheduler.fill(asked, costs, replace(budget, draft_s=proposals.wait_s), survival).tolist()
         observed = set(self._drafting.observer.slice([decoding[row] for row in rows]))

@@ -39,6 +39,11 @@ class CostMeter:
             other_tokens=other_tokens,
         )
 
+    def tokens_within(self, seconds: float, requests: int) -> int:
+        """Tokens of the largest plain step whose round, with so many requests, takes no longer; 0 for none."""
+        plain_s = _near(self._plain, requests) or 0.0
+        return self._costing.curve.tokens_within(seconds - plain_s)
+
     def learn(self, requests: int, tokens: int, draft_s: float, round_s: float) -> None:
         """A round of so many decoding requests and no prompts."""
         rest_s = max(round_s - draft_s - self._costing.curve.step_s(tokens), 0.0)

@@ -28,7 +28,8 @@ class Sequence:
     draft_held: context rows the attached drafter is known to hold; a preempted sequence, which has computed nothing,
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
     published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
-    None for nothing; drafted_round: the last round with a block; forecast: survival [γ] that its blocks foretell;
+    None for nothing; drafted_round: the last round with a block; served_s: when it last
+    took part in one; hopeless: its TPOT target is out of reach; forecast: survival [γ] that its blocks foretell;
     prompt_logprobs: of the prompt's tokens so far, where asked for. draws: how often the rejection rule drew anything
     for it, a block or the end of a round: the number of the next draw, which nothing sets back.
     """
@@ -52,6 +53,8 @@ class Sequence:
     drafted_tokens: int = 0
     draws: int = 0
     drafted_round: int = 0
+    served_s: float = 0.0
+    hopeless: bool = False
     forecast: NDArray[np.float64] | None = None
     finish: FinishReason | None = None
     ends: frozenset[int] = frozenset()

@@ -8,12 +8,13 @@ from outrider.scheduling.constrained import Constrained
 from outrider.scheduling.cost_files import costs_document, read_costs, write_costs
 from outrider.scheduling.costs import CostModel, CostSubject
 from outrider.scheduling.curve import StepCostCurve
-from outrider.scheduling.floors import hopeless, needed_tokens
+from outrider.scheduling.floors import MARGIN, hopeless, needed_tokens
 from outrider.scheduling.forecast import Forecast
 from outrider.scheduling.named import scheduler_named
 from outrider.scheduling.scheduler import Budget, PrefixScheduler, Requests, RoundCosts
 
 __all__ = [
+    "MARGIN",
     "Algorithm1",
     "Asynchronous",
     "Budget",

@@ -53,6 +53,7 @@ class Algorithm1:
     name: str = "algorithm1"
     admissible: bool = True
     explores: bool = False
+    paces: bool = False
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""

@@ -23,6 +23,7 @@ class Asynchronous:
     name: str = "asynchronous"
     admissible: bool = True
     explores: bool = True
+    paces: bool = False
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """The best D and K on what earlier rounds foretell."""

@@ -30,6 +30,7 @@ class NoDrafts:
     name: str = "none"
     admissible: bool = True
     explores: bool = False
+    paces: bool = False
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Nobody is drafted for."""
@@ -49,6 +50,7 @@ class FixedDepth:
     depth: int
     admissible: bool = True
     explores: bool = False
+    paces: bool = False
 
     @property
     def name(self) -> str:
@@ -71,6 +73,7 @@ class Threshold:
     least: float
     admissible: bool = True
     explores: bool = False
+    paces: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +100,7 @@ class DepthTable:
     steps: tuple[tuple[int, int], ...] = ((2, 7), (8, 5), (16, 3), (32, 1))
     admissible: bool = True
     explores: bool = False
+    paces: bool = False
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ class Constrained:
     name: str = "constrained"
     admissible: bool = True
     explores: bool = True
+    paces: bool = True
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Whom to draft for, on what earlier rounds foretell; how much to verify is left to live confidences."""

@@ -77,6 +77,16 @@ class StepCostCurve:
         share = max(0.0, (tokens - left) / (right - left))
         return self.seconds[place - 1] + share * (self.seconds[place] - self.seconds[place - 1])
 
+    def tokens_within(self, seconds: float) -> int:
+        """Largest B with T(B) ≤ seconds; 0 when not even the smallest measured step is so short."""
+        if seconds < self.seconds[0]:
+            return 0
+        place = bisect_right(self.seconds, seconds)
+        left, right = min(place - 1, len(self.tokens) - 2), min(place, len(self.tokens) - 1)
+        rise_s = self.seconds[right] - self.seconds[left]
+        share = (seconds - self.seconds[left]) / rise_s if rise_s > 0 else 1.0
+        return int(self.tokens[left] + share * (self.tokens[right] - self.tokens[left]))
+
     @property
     def hull(self) -> StepCostCurve:
         """Its lower convex hull: where T has stairs, what the next token costs in the long run."""

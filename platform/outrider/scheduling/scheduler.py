@@ -137,6 +137,10 @@ class PrefixScheduler(Protocol):
     def explores(self) -> bool:
         """Whether it skips drafts on what it believes of them, so that someone must probe now and then."""
 
+    @property
+    def paces(self) -> bool:
+        """Whether TPOT targets are kept: without, `needed` is empty and everyone takes part in every round."""
+
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """The part before drafting."""
 
