@@ -66,7 +66,7 @@ def planned(setup: Setup, grid: Grid) -> str:
     most = requests * grid.max_tokens
     return (
         f"{len(turns)} turns of {len(grid.arms)} arms, {len(turns) * len(grid.arms)} runs, {requests} requests, "
-        f"at most {most} tokens: {most / 60_000:.0f} minutes at 1000 tokens/s"
+        f"at most {most} tokens; were no answer to end by itself, {most / 60_000:.0f} minutes at 1000 tokens/s"
     )
 
 
