@@ -42,6 +42,10 @@ class _Forbidden:
     def admissible(self) -> bool:
         return False
 
+    @property
+    def explores(self) -> bool:
+        return False
+
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         return FixedDepth(1).budget(requests, costs)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from outrider.scheduling.baselines import FixedDepth
 from outrider.scheduling.curve import StepCostCurve
-from outrider.scheduling.scheduler import Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of
+from outrider.scheduling.scheduler import Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of, running
 
 __all__ = ["Algorithm1", "algorithm1"]
 
@@ -39,7 +39,7 @@ def algorithm1(
     weight = np.ones(requests) if weights is None else weights
     gain, owner = candidates(weight[:, None] * survival, caps)
     steps = np.arange(gain.size + 1)
-    expected = weight.sum() + np.concatenate(([0.0], np.cumsum(gain)))
+    expected = running(float(weight.sum()), gain)
     theta = expected / (fixed_s + curve.seconds_at(other_tokens + requests + steps))
     stops = (theta[1:] <= theta[:-1]).nonzero()[0]
     admitted = int(stops[0]) if stops.size else gain.size

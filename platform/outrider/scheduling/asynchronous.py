@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outrider.scheduling.scheduler import Bools, Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of
+from outrider.scheduling.scheduler import (
+    Bools,
+    Budget,
+    Floats,
+    Ints,
+    Requests,
+    RoundCosts,
+    candidates,
+    depths_of,
+    places_within,
+    running,
+)
 
 __all__ = ["Asynchronous", "best_budget", "within_allowances"]
 
@@ -42,8 +53,8 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
         Θ(D, K) = (Σ_r w_r + Σ of the K largest w_r·a_{r,j}, r ∈ D) / (host + T_draft(D) + T(R + K)),  K = 0 for D = ∅
 
     Requests enter D in the order of what drafting for them can gain, w_r·Σ_j a_{r,j}, less what their lag takes off.
-    Sizes of D are tried in powers of two, all K of each at once: O(R·γ·log R). Requests that are probed or behind their
-    TPOT target come first and are in every D; without any, D may be empty.
+    Everyone is tried as D, then half of that, and so on, each with all K at once: O(R·γ·log R). Requests that are
+    probed or behind their TPOT target come first and are in every D; without any, D may be empty.
     """
     value = requests.weights[:, None] * requests.expected
     inside_caps = np.arange(value.shape[1]) < requests.caps[:, None]
@@ -63,17 +74,23 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
     rank = np.full(len(requests), len(ordered))
     rank[ordered] = np.arange(len(ordered))
     gains, owners = candidates(value, np.where(rank < len(ordered), requests.caps, 0))
-    within = within_allowances(owners, requests)
-    gains, owners = gains[within], owners[within]
-    taken = rank[owners][None, :] < sizes[:, None]
-    counts, emitted = _running(taken, gains)
-    draft_s = costs.draft(sizes) + lag_s[ordered].cumsum()[sizes - 1]
     verify_s = costs.verify_s(len(requests), len(gains))
-    theta = (plain_emitted + emitted) / (costs.drafted_s + draft_s[:, None] + verify_s[counts])
-    row, place = np.unravel_index(int(theta.argmax()), theta.shape)
-    if not forced and theta[row, place] <= plain_emitted / (costs.plain_s + verify_s[0]):
-        return Budget(np.zeros(len(requests), dtype=np.bool_), tokens=0)
-    return Budget(rank < sizes[row], int(counts[row, place]), float(draft_s[row]))
+    best = -np.inf if forced else plain_emitted / (costs.plain_s + float(verify_s[0]))
+    found = Budget(np.zeros(len(requests), dtype=np.bool_), tokens=0)
+    draft_s = costs.draft(sizes) + lag_s[ordered].cumsum()[sizes - 1]
+    limit = (plain_emitted + gain[ordered].cumsum()[sizes - 1]) / (costs.drafted_s + draft_s + verify_s[0])
+    for size, seconds, most in zip(sizes.tolist(), draft_s.tolist(), limit.tolist(), strict=True):
+        if most <= best:
+            continue
+        inside = np.flatnonzero(rank[owners] < size)
+        gains, owners = gains[inside], owners[inside]
+        admitted = gains[within_allowances(owners, requests)]
+        emitted = running(plain_emitted, admitted)
+        theta = emitted / (costs.drafted_s + seconds + verify_s[: len(emitted)])
+        tokens = int(theta.argmax())
+        if theta[tokens] > best:
+            best, found = float(theta[tokens]), Budget(rank < size, tokens, seconds)
+    return found
 
 
 def within_allowances(owners: Ints, requests: Requests) -> Bools:
@@ -81,26 +98,17 @@ def within_allowances(owners: Ints, requests: Requests) -> Bools:
 
     A tenant's own larger candidates alone decide, so a prefix stays a prefix and nothing looks ahead.
     """
-    admitted = np.ones(len(owners), dtype=np.bool_)
-    for tenant in np.flatnonzero(requests.allowances >= 0):
-        mine = requests.tenants[owners] == tenant
-        admitted &= ~mine | (mine.cumsum() <= requests.allowances[tenant])
-    return admitted
+    if not (requests.allowances >= 0).any():
+        return np.ones(len(owners), dtype=np.bool_)
+    tenants = requests.tenants[owners]
+    allowed = np.where(requests.allowances >= 0, requests.allowances, len(owners))
+    return np.asarray(places_within(tenants, len(allowed)) < allowed[tenants], dtype=np.bool_)
 
 
 def _sizes(most: int, forced: int) -> Ints:
-    """How many requests to consider drafting for, int64, ascending: `most` and halves of it, `forced` at least."""
+    """How many requests to consider drafting for, int64, descending: `most` and halves of it, `forced` at least."""
     sizes = {max(most >> halvings, forced, 1) for halvings in range(most.bit_length())}
-    return np.array(sorted(sizes), dtype=np.int64)
-
-
-def _running(taken: Bools, gains: Floats) -> tuple[Ints, Floats]:
-    """Candidates taken and their gains summed up, after none, one, … of N, both [sizes, N + 1]."""
-    counts = np.zeros((taken.shape[0], taken.shape[1] + 1), dtype=np.int64)
-    emitted = np.zeros(counts.shape)
-    np.cumsum(taken, axis=1, out=counts[:, 1:])
-    np.cumsum(np.where(taken, gains, 0.0), axis=1, out=emitted[:, 1:])
-    return counts, emitted
+    return np.array(sorted(sizes, reverse=True), dtype=np.int64)
 
 
 def _lag_s(requests: Requests, costs: RoundCosts) -> Floats:

@@ -77,7 +77,7 @@ class Threshold:
 
     @property
     def name(self) -> str:
-        return f"threshold:{self.least:g}"
+        return f"threshold:{self.least}"
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""

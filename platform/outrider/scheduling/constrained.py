@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from outrider.scheduling.asynchronous import best_budget, within_allowances
-from outrider.scheduling.scheduler import Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of
+from outrider.scheduling.scheduler import (
+    Budget,
+    Floats,
+    Ints,
+    Requests,
+    RoundCosts,
+    candidates,
+    depths_of,
+    places_within,
+    running,
+)
 
 __all__ = ["Constrained"]
 
@@ -37,48 +47,36 @@ class Constrained:
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Depths [R]: floors, then price."""
-        floors = _floors(requests, survival)
         keys, owners = candidates(requests.weights[:, None] * survival, requests.caps)
-        slots = _slots(owners, len(requests))
-        first = slots < floors[owners]
-        if first.any():
-            order = np.lexsort((slots, -requests.needed[owners], ~first))
-            order[int(first.sum()) :] = np.flatnonzero(~first)
-            keys, owners, first = keys[order], owners[order], first[order]
+        floors = 0
+        if requests.needed.any():
+            order, floors = _floors_first(requests, survival, owners)
+            keys, owners = keys[order], owners[order]
         within = within_allowances(owners, requests)
-        unpriced = int(np.count_nonzero(first[within]))
+        unpriced = int(np.count_nonzero(within[:floors]))
         admitted = _priced(keys[within], unpriced, requests, costs, budget)
         return depths_of(owners[within][:admitted], len(requests))
 
 
-def _floors(requests: Requests, survival: Floats) -> Ints:
-    """Slots admitted while 1 + Σ_{j≤ℓ} a_j < needed and ℓ < cap, int64 [R].
+def _floors_first(requests: Requests, survival: Floats, owners: Ints) -> tuple[Ints, int]:
+    """The candidates in another order, int64 [N], and how many that floors ask for come first, most needed first.
 
-    Slot k is admitted on the sum over the slots before it, never on what the whole block could reach: that would leak
-    what is drawn at k.
+    A floor asks for the next slot while 1 + Σ_{j≤ℓ} a_j < needed: it looks at the slots before, never at what the whole
+    block could reach, which would leak what is drawn there.
     """
-    if not len(requests.needed):
-        return np.zeros(len(requests), dtype=np.int64)
-    proposed = np.minimum(np.count_nonzero(survival > 0, axis=1), requests.caps)
-    before = 1.0 + np.cumsum(survival, axis=1) - survival
-    floors: Ints = np.minimum(np.count_nonzero(before < requests.needed[:, None], axis=1), proposed)
-    return floors
-
-
-def _slots(owners: Ints, requests: int) -> Ints:
-    """0-based slot of each candidate, int64 [N]: candidates of one request come in slot order."""
-    order = np.argsort(owners, kind="stable")
-    counts = np.bincount(owners, minlength=requests)
-    starts = np.repeat(counts.cumsum() - counts, counts)
-    slots = np.empty(len(owners), dtype=np.int64)
-    slots[order] = np.arange(len(owners)) - starts
-    return slots
+    slots = places_within(owners, len(requests))
+    before = np.ones_like(survival)
+    before[:, 1:] += np.cumsum(survival[:, :-1], axis=1)
+    asked = before[owners, slots] < requests.needed[owners]
+    floor = np.flatnonzero(asked)
+    floor = floor[np.lexsort((slots[floor], -requests.needed[owners[floor]]))]
+    return np.concatenate((floor, np.flatnonzero(~asked))), len(floor)
 
 
 def _priced(keys: Floats, unpriced: int, requests: Requests, costs: RoundCosts, budget: Budget) -> int:
     """How many candidates are admitted in this order: the unpriced ones, then those worth their price."""
     most = len(keys)
-    emitted = requests.weights.sum() + np.concatenate(([0.0], np.cumsum(keys)))
+    emitted = running(float(requests.weights.sum()), keys)
     hull_s = costs.hull_s(len(requests), most)
     price = emitted[:-1] / (costs.drafted_s + budget.draft_s + hull_s[:-1]) * np.diff(hull_s)
     stops = np.flatnonzero(keys[unpriced:] <= price[unpriced:])

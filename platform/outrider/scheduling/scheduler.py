@@ -22,7 +22,19 @@ from numpy.typing import NDArray
 
 from outrider.scheduling.curve import StepCostCurve
 
-__all__ = ["Bools", "Budget", "Floats", "Ints", "PrefixScheduler", "Requests", "RoundCosts", "candidates", "depths_of"]
+__all__ = [
+    "Bools",
+    "Budget",
+    "Floats",
+    "Ints",
+    "PrefixScheduler",
+    "Requests",
+    "RoundCosts",
+    "candidates",
+    "depths_of",
+    "places_within",
+    "running",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -156,11 +168,29 @@ def candidates(values: Floats, caps: Ints) -> tuple[Floats, Ints]:
     """
     slots = values.shape[1]
     flat = np.where(np.arange(slots)[:, None] < caps[None, :], values.T, 0.0).ravel()
-    order = np.argsort(-flat, kind="stable")
-    order = order[: np.count_nonzero(flat > 0)]
+    there = np.flatnonzero(flat > 0)
+    order = there[np.argsort(-flat[there], kind="stable")]
     return flat[order], order % len(caps)
+
+
+def running(start: float, gains: Floats) -> Floats:
+    """start, start + gains[0], start + gains[0] + gains[1], …: float64 [N + 1]."""
+    sums = np.empty(len(gains) + 1)
+    sums[0] = 0.0
+    np.cumsum(gains, out=sums[1:])
+    sums += start
+    return sums
 
 
 def depths_of(owners: Ints, requests: int) -> Ints:
     """ℓ_r int64 [R] of admitted candidates."""
     return np.bincount(owners, minlength=requests)
+
+
+def places_within(groups: Ints, count: int) -> Ints:
+    """How many members of its group, of `count`, come before each, int64 [N]."""
+    order = np.argsort(groups.astype(np.int16) if count < 1 << 15 else groups, kind="stable")  # radix for 16 bits
+    sizes = np.bincount(groups, minlength=count)
+    places = np.empty(len(groups), dtype=np.int64)
+    places[order] = np.arange(len(groups)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    return places
