@@ -10,6 +10,7 @@ from outrider.bench.peers import measure_peers
 from outrider.bench.report import Report, Table
 from outrider.bench.round import measure_round
 from outrider.bench.rules import measure_rules
+from outrider.bench.scheduler import measure_scheduler
 from outrider.bench.seeds import measure_seeds
 from outrider.bench.setup import Setup
 from outrider.bench.spread import Spread
@@ -29,6 +30,7 @@ __all__ = [
     "measure_peers",
     "measure_round",
     "measure_rules",
+    "measure_scheduler",
     "measure_seeds",
     "measure_step",
 ]

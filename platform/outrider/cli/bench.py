@@ -332,6 +332,23 @@ def peers(
 
 
 @app.command()
+def scheduler(
+    requests: Annotated[int, typer.Option(min=1, help="Decoding requests of a round.")] = 256,
+    slots: Annotated[int, typer.Option(min=1, help="Slots of a drafted block.")] = 7,
+    tenants: Annotated[int, typer.Option(min=1, help="Tenants, each with an allowance.")] = 16,
+    states: Annotated[int, typer.Option(min=1, help="Random states; all schedulers take turns on each.")] = 300,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """How long every scheduler takes to decide a round. No model is loaded."""
+    from outrider.bench import measure_scheduler
+
+    with saying() as say:
+        report = measure_scheduler(requests=requests, slots=slots, tenants=tenants, states=states, say=say)
+    finish(report, out, as_json)
+
+
+@app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,
     key: Annotated[str, typer.Option(help="API key.", envvar="OUTRIDER_API_KEY")] = DEMO_KEY,
