@@ -156,6 +156,12 @@ def test_a_depth_that_knows_what_it_admits_is_biased_as_in_appendix_a(leak: str)
     assert error_of(world, Constrained()) < EXACT
 
 
+def test_a_live_cap_on_a_floor_leaks_only_by_the_order() -> None:
+    """A request alone keeps its distribution: 1 + Σ_{j<k} a_j < 1 + Σ_j a_j says no more than a_k > 0."""
+    for seed in range(1, 40, 2):
+        assert error_of(random_world(seed, size=1), CappedFloors()) < EXACT
+
+
 def test_ties_broken_by_token_are_biased() -> None:
     """Two requests, one token to verify, equal confidences: a request's turn depends on its own draft."""
     world = plain_world(P, Q, [[0.8, (0.5, 0.5)]] * 2, CHEAP, length=3)

@@ -134,6 +134,19 @@ def test_a_depth_does_not_know_what_lies_behind_it(scheduler: PrefixScheduler, s
         assert scheduler.fill(drawn.requests, drawn.costs, budget, changed).tolist() == depths.tolist()
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda s: s.name)
+@given(SEEDS)
+@quick
+def test_filling_reads_no_forecast(scheduler: PrefixScheduler, seed: int) -> None:
+    """The engine does not make one for it, and hands on this round's survival in its place."""
+    drawn = state(seed)
+    budget = scheduler.budget(drawn.requests, drawn.costs)
+    live = drawn.live(budget)
+    depths = scheduler.fill(drawn.requests, drawn.costs, budget, live)
+    told = replace(drawn.requests, expected=live)
+    assert scheduler.fill(told, drawn.costs, budget, live).tolist() == depths.tolist()
+
+
 @given(SEEDS)
 @quick
 def test_asynchronous_spends_its_budget(seed: int) -> None:
