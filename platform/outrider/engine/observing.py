@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from outrider.engine.sequence import Sequence
 from outrider.scheduling import Calibration
 from outrider.scheduling.calibration import SurvivalMap, prefix_survival, traffic_class
-from outrider.scheduling.recalibration import ADOPTED_ABOVE, Observations, disagreement, refit, report, survival_floor
+from outrider.scheduling.recalibration import (
+    ADOPTED_ABOVE,
+    JUDGED,
+    Observations,
+    disagreement,
+    refit,
+    report,
+    survival_floor,
+)
 from outrider.speculation.noise import splitmix64
 from outrider.types import CalibrationReport
 
@@ -26,12 +34,12 @@ __all__ = ["Observer"]
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 512
+_KEPT = 1024
 """Rounds remembered of each (rule, class)."""
 _JUDGED_EVERY = 32
 _REFIT_EVERY = 64
 _FEWEST_JUDGED = 64
-_MOST_JUDGED = 256
+_MOST_JUDGED = JUDGED
 """Windows: the short one soon sees what is grossly wrong; more than the long one would make trifles significant."""
 _FEWEST_REFIT = 160
 _BROKEN_ABOVE = 5.0
@@ -82,8 +90,8 @@ class _Traffic:
 class Observer:
     """Chooses the slice, keeps what came of it, and turns confidences into prefix survival. One thread owns it.
 
-    Per round it costs a hash per sequence; every 64th observation of a class, one in thousands of rounds, a refit of a
-    few milliseconds.
+    Per round it costs a comparison per sequence, and a refit at most at every 64th observation of a class: one in
+    thousands of rounds.
     """
 
     def __init__(self, shipped: Calibration | None, share: float, model: str) -> None:
@@ -194,7 +202,8 @@ class Observer:
         if (known := traffic.count - traffic.since) >= _FEWEST_JUDGED:
             windows = (traffic.newest(min(each, known)) for each in (_FEWEST_JUDGED, _MOST_JUDGED))
             self._trust(key, traffic, max(disagreement(survival, seen) for seen, survival in windows))
-        if traffic.count - traffic.began >= _FEWEST_REFIT and traffic.count - traffic.tried >= _REFIT_EVERY:
+        known = min(traffic.count - traffic.began, _KEPT)
+        if known >= _FEWEST_REFIT and traffic.count - traffic.tried >= max(_REFIT_EVERY, known // 8):
             self._refit(key, traffic)
         seen, survival = traffic.newest(_KEPT)
         traffic.floor = survival_floor(traffic.newest(_MOST_JUDGED)[0])
@@ -219,10 +228,10 @@ class Observer:
     def _refit(self, key: tuple[str, str], traffic: _Traffic) -> None:
         traffic.tried = traffic.count
         seen, _ = traffic.newest(_KEPT)
-        # whole answers are held out, because rounds of one answer resemble each other
-        held = _hashed(seen.owner) & np.uint64(1) == 1
+        # answers are not split, because their rounds resemble each other
+        half = _hashed(seen.owner) & np.uint64(1) == 1
         above = ADOPTED_ABOVE if traffic.trusted else 0.0
-        found = refit(self._present(key), seen.where(~held), seen.where(held), above)
+        found = refit(self._present(key), seen, half, above)
         if found is None or not (traffic.trusted or found.disagreement < _HEALED_BELOW):
             return
         self._calibration = self._calibration.renewed(key, found.temperatures, found.maps)
