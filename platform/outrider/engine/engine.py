@@ -304,8 +304,7 @@ class Engine:
         times = self.costing.learn(plan, self.drafting, times, started, now)
         self._planner.learn(plan, tokens, times.whole_s)
         emitted = sum(sequence.rounds[-1][1] + 1 for sequence, _ in plan.decoding)
-        curve = self.curve.hull  # its own slope is zero on a stair, then a spike
-        self._meters.add(times, emitted, curve.step_s(tokens + 1) - curve.step_s(tokens))
+        self._meters.add(times, emitted)
 
     @property
     def last_times(self) -> RoundTimes | None:
@@ -326,7 +325,7 @@ class Engine:
             kv_blocks_used=pool.used,
             kv_blocks_cached=pool.cached,
             kv_blocks_total=pool.total,
-            price_s=meters.price.value,
+            price_s=meters.price(curve),
             curve_version=curve.version,
             step_curve=curve.points(),
             draft_s=meters.draft_s.value if ready else 0.0,

@@ -8,6 +8,8 @@ from statistics import median
 
 import numpy as np
 
+from outrider.scheduling import StepCostCurve
+
 __all__ = ["AcceptanceMeter", "RoundMeters", "RoundTimes", "Smoothed", "Typical"]
 
 
@@ -114,15 +116,23 @@ class RoundMeters:
     def __init__(self, block_size: int) -> None:
         self.acceptance = AcceptanceMeter(block_size)
         self.last: RoundTimes | None = None
-        self.round_s, self.draft_s, self.price = (Smoothed() for _ in range(3))
+        self.round_s, self.draft_s, self.rate = (Smoothed() for _ in range(3))
 
     def follow(self, block_size: int) -> None:
         """What was learnt is of another drafter if its block size is another."""
         if self.acceptance.block_size != block_size:
             self.acceptance = AcceptanceMeter(block_size)
 
-    def add(self, times: RoundTimes, emitted_tokens: int, one_more_s: float) -> None:
-        """A round that emitted so many tokens; one more in its step would have taken `one_more_s` longer."""
+    def price(self, curve: StepCostCurve) -> float:
+        """λ: tokens per second of recent rounds times what one token more takes in a step like the last one.
+
+        On the hull of T: the raw slope is zero on a stair, then a spike.
+        """
+        tokens = self.last.tokens if self.last else 1
+        return self.rate.value * (curve.hull.step_s(tokens + 1) - curve.hull.step_s(tokens))
+
+    def add(self, times: RoundTimes, emitted_tokens: int) -> None:
+        """A round that emitted so many tokens."""
         self.last = times
         if not times.requests:
             return
@@ -131,4 +141,4 @@ class RoundMeters:
             self.draft_s.add(times.draft_s)
         else:
             self.acceptance.pass_round()
-        self.price.add(emitted_tokens / times.whole_s * one_more_s)
+        self.rate.add(emitted_tokens / times.whole_s)

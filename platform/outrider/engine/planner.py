@@ -19,19 +19,24 @@ from outrider.engine.settings import EngineSettings
 from outrider.scheduling import (
     Budget,
     Forecast,
+    NoDrafts,
     PrefixScheduler,
     Requests,
     scheduler_named,
     traffic_class,
 )
 from outrider.scheduling.scheduler import Floats
+from outrider.speculation import RowSampling
 
 __all__ = ["Planner"]
 
 _PROMPT_ROWS = 64
 """Prompt tokens of a step whose logits are kept: at a vocabulary of 150,000 each takes 0.6 MB, twice."""
-_REUSED_ROUNDS = 8
+_REUSED_ROUNDS = 16
 """A budget is kept for so many rounds of the same requests: making one takes 0.1 ms, a sixth of a small step."""
+_CLEARLY_BELOW = 0.9
+"""Where drafting gains less than that, as many requests, whoever they are, are not asked again for a while."""
+_CLOSED_ROUNDS = 32
 
 
 class Planner:
@@ -42,6 +47,7 @@ class Planner:
         self._costing = costing
         self._drafting = drafting
         self._scheduler = scheduler_named(settings.scheduler)
+        self._sampled: tuple[list[int], RowSampling] = ([], row_sampling([]))
         self._allowance = np.array([-1 if settings.tenant_draft_tokens is None else settings.tenant_draft_tokens])
         self.forget()
 
@@ -57,6 +63,7 @@ class Planner:
         self._forecast = Forecast(self._drafting.block_size)
         self._round_s = 0.0
         self._needed: Floats = np.empty(0)
+        self._closed_rounds: dict[int, int] = {}
         self._kept: tuple[list[int], Budget, int] | None = None
 
     def use_scheduler(self, scheduler: PrefixScheduler) -> None:
@@ -79,14 +86,14 @@ class Planner:
         decoding = pacing.company(decoding)
         for sequence in decoding:
             sequence.served_s = now_s
-        sampling = row_sampling(decoding + prefilling)
+        sampling = self._sampling(decoding + prefilling)
         step_tokens = min([self._settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
         prefill = self._prefill_chunks(decoding, prefilling, step_tokens, pacing)
         prefill_tokens = sum(length for _, length in prefill)
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * len(decoding)
         draft_s, q, refused = 0.0, None, NOBODY
-        if decoding and self._drafting.ready:
+        if decoding and self._drafting.ready and not self._closed(decoding):
             caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
             budget = self._budget(decoding, caps, prefill_tokens)
             rows = [row for row, cap in enumerate(caps) if cap > 0 and budget.drafted[row]]
@@ -101,6 +108,13 @@ class Planner:
                 refused, q = cut_refused(decoding, drafts), proposals.q
         return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s, q, refused, expected)
 
+    def _sampling(self, sequences: list[Sequence]) -> RowSampling:
+        """Parameters row by row; kept while the same sequences run, since they never change."""
+        keys = [s.key for s in sequences]
+        if keys != self._sampled[0]:
+            self._sampled = keys, row_sampling(sequences)
+        return self._sampled[1]
+
     def learn(self, plan: Plan, tokens: int, round_s: float) -> None:
         """Take in what became of a plan, once it is committed: the tokens it computed and how long the round took."""
         self._round_s = round_s
@@ -112,6 +126,15 @@ class Planner:
                 self._forecast.learn(_kind(sequence), expected, sequence.rounds[-1][1])
 
     # before drafting
+
+    def _closed(self, decoding: list[Sequence]) -> bool:
+        """Whether drafting for so many requests was clearly no use lately."""
+        size = len(decoding).bit_length()
+        left = self._closed_rounds.get(size, 0)
+        if not left or (self._scheduler.paces and any(s.request.tpot_target_s is not None for s in decoding)):
+            return False
+        self._closed_rounds[size] = left - 1
+        return True
 
     def _budget(self, decoding: list[Sequence], caps: list[int], prefill_tokens: int) -> Budget:
         """Whom to draft for, from what is at least one round old."""
@@ -129,6 +152,11 @@ class Planner:
         budget = self._scheduler.budget(requests, costs)
         self._kept = None if len(self._needed) else (keys, budget, _REUSED_ROUNDS)
         if self._scheduler.explores:
+            if budget.drafted.any() and not self._costs.knows_plain(len(decoding)) and not prefill_tokens:
+                self._kept = None
+                return NoDrafts().budget(requests, costs)
+            if not len(self._needed) and budget.gain < _CLEARLY_BELOW:
+                self._closed_rounds[len(decoding).bit_length()] = _CLOSED_ROUNDS
             probes = self._probes.pick(requests, costs, budget, [len(s.rounds) - s.drafted_round for s in decoding])
             if probes is not None:
                 return self._scheduler.budget(replace(requests, probes=probes), costs)
@@ -202,7 +230,7 @@ class Planner:
                 caps[row] = min(caps[row], shaping.admissible(block))
         asked = self._requests(decoding, caps, survival)  # only `budget` reads what was expected
         costs = self._costs.costs(requests, prefill_tokens)
-        depths = self._scheduler.fill(asked, costs, replace(budget, draft_s=proposals.wait_s), survival).tolist()
+        depths = self._scheduler.fill(asked, costs, budget, survival).tolist()
         observed = set(self._drafting.observer.slice([decoding[row] for row in rows]))
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * requests

@@ -11,6 +11,8 @@ from outrider.scheduling.scheduler import Floats, Ints
 
 __all__ = ["CostMeter"]
 
+_FEWEST_PLAIN = 3
+
 
 class CostMeter:
     """Medians of recent rounds by size class, requests to the next power of two.
@@ -38,6 +40,14 @@ class CostMeter:
             append_row_s=self._costing.costs.append_row_s,
             other_tokens=other_tokens,
         )
+
+    def knows_plain(self, requests: int) -> bool:
+        """Whether some plain rounds of this size were seen: what drafts save is guesswork before.
+
+        Costs that were given, not measured, are taken at their word.
+        """
+        known = self._plain.get(requests.bit_length())
+        return self._costing.costs.subject is None or (known is not None and known.samples >= _FEWEST_PLAIN)
 
     def tokens_within(self, seconds: float, requests: int) -> int:
         """Tokens of the largest plain step whose round, with so many requests, takes no longer; 0 for none."""

@@ -9,11 +9,11 @@ from outrider.scheduling.scheduler import Bools
 
 __all__ = ["Probes"]
 
-_SHARE = 0.01
+_SHARE = 0.005
 
 
 class Probes:
-    """Spends one per cent of the time on drafts that the scheduler would skip, one request at a time.
+    """Spends half a per cent of the time on drafts that the scheduler would skip, one request at a time.
 
     Every round saves up; a probe is due once its expected loss is saved. Where not even a block accepted to its end
     would pay, nothing is tried.

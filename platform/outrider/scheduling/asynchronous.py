@@ -7,7 +7,7 @@ section 4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,12 +75,14 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
     rank[ordered] = np.arange(len(ordered))
     gains, owners = candidates(value, np.where(rank < len(ordered), requests.caps, 0))
     verify_s = costs.verify_s(len(requests), len(gains))
-    best = -np.inf if forced else plain_emitted / (costs.plain_s + float(verify_s[0]))
+    plain = plain_emitted / (costs.plain_s + float(verify_s[0]))
+    best, reached = -np.inf if forced else plain, 0.0
     found = Budget(np.zeros(len(requests), dtype=np.bool_), tokens=0)
     draft_s = costs.draft(sizes) + lag_s[ordered].cumsum()[sizes - 1]
     limit = (plain_emitted + gain[ordered].cumsum()[sizes - 1]) / (costs.drafted_s + draft_s + verify_s[0])
     for size, seconds, most in zip(sizes.tolist(), draft_s.tolist(), limit.tolist(), strict=True):
         if most <= best:
+            reached = max(reached, most)
             continue
         inside = np.flatnonzero(rank[owners] < size)
         gains, owners = gains[inside], owners[inside]
@@ -88,9 +90,10 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
         emitted = running(plain_emitted, admitted)
         theta = emitted / (costs.drafted_s + seconds + verify_s[: len(emitted)])
         tokens = int(theta.argmax())
+        reached = max(reached, float(theta[tokens]))
         if theta[tokens] > best:
             best, found = float(theta[tokens]), Budget(rank < size, tokens, seconds)
-    return found
+    return replace(found, gain=reached / plain)
 
 
 def within_allowances(owners: Ints, requests: Requests) -> Bools:

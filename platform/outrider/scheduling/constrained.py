@@ -43,7 +43,7 @@ class Constrained:
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Whom to draft for, on what earlier rounds foretell; how much to verify is left to live confidences."""
         best = best_budget(requests, costs)
-        return Budget(best.drafted, draft_s=best.draft_s)
+        return Budget(best.drafted, draft_s=best.draft_s, gain=best.gain)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Depths [R]: floors, then price."""

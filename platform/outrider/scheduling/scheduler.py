@@ -126,12 +126,14 @@ class RoundCosts:
 class Budget:
     """What was decided before drafting: whom to draft for, bool [R], and how many draft tokens to verify in all.
 
-    `tokens` below 0 leaves the number to live confidences. draft_s: predicted seconds of the draft.
+    `tokens` below 0 leaves the number to live confidences. draft_s: predicted seconds of the draft. gain: at most this
+    is expected Θ of a round with drafts ÷ that of a plain one; 0 where none was considered.
     """
 
     drafted: Bools
     tokens: int = -1
     draft_s: float = 0.0
+    gain: float = 0.0
 
 
 class PrefixScheduler(Protocol):
