@@ -13,14 +13,16 @@ from outrider.engine import Engine
 from outrider.local import LinkKind, LocalEngine
 from outrider.scheduling import scheduler_named
 
-__all__ = ["ADAPTIVE", "ARMS", "FIXED_1", "LOOKUP", "NONE", "Arms", "check_arms", "label"]
+__all__ = ["ADAPTIVE", "ARMS", "ATTACHED", "FIXED_1", "LOOKUP", "NONE", "Arms", "check_arms", "label"]
 
-NONE, LOOKUP, FIXED_1 = "none", "lookup", "fixed:1"
+NONE, ATTACHED, LOOKUP, FIXED_1 = "none", "attached", "lookup", "fixed:1"
 ARMS = (
-    NONE, FIXED_1, "fixed:3", "fixed:5", "fixed:7", LOOKUP, "threshold:0.5", "table", "algorithm1", "asynchronous",
-    "constrained",
+    NONE, ATTACHED, FIXED_1, "fixed:3", "fixed:5", "fixed:7", LOOKUP, "threshold:0.5", "table", "algorithm1",
+    "asynchronous", "constrained",
 )  # fmt: skip
-"""Names that `scheduler_named` reads, and `lookup`: prompt lookup without a model, all of its proposals verified."""
+"""Names that `scheduler_named` reads, and two more: `lookup` is prompt lookup without a model, all of its proposals
+verified; `attached` has the drafter that the adaptive arms have, and never asks it.
+"""
 ADAPTIVE = ("asynchronous", "constrained")
 """The arms whose ratios to all others are the result."""
 _LOOKUP_DEPTH = 7
@@ -28,14 +30,20 @@ _LOOKUP_DEPTH = 7
 
 def label(arm: str) -> str:
     """An arm's name as people read it."""
-    names = {NONE: "no speculation", LOOKUP: "prompt lookup", "table": "depth table", "algorithm1": "Algorithm 1"}
+    names = {
+        NONE: "no speculation",
+        ATTACHED: "drafter idle",
+        LOOKUP: "prompt lookup",
+        "table": "depth table",
+        "algorithm1": "Algorithm 1",
+    }
     return names.get(arm, arm.replace(":", " "))
 
 
 def check_arms(arms: tuple[str, ...]) -> None:
     """Raises ConfigurationError for a name that is no arm."""
     for arm in arms:
-        if arm != LOOKUP:
+        if arm not in (ATTACHED, LOOKUP):
             scheduler_named(arm)
 
 
@@ -69,7 +77,7 @@ class Arms:
             target = engine.target
             local.attach_proposer(LookupProposer(target.vocab_size, target.context_tokens, _LOOKUP_DEPTH), LOOKUP)
         engine.renew_costs()
-        engine.use_scheduler(f"fixed:{_LOOKUP_DEPTH}" if arm == LOOKUP else arm)
+        engine.use_scheduler({LOOKUP: f"fixed:{_LOOKUP_DEPTH}", ATTACHED: NONE}.get(arm, arm))
         return engine
 
     def _local(self, arm: str) -> LocalEngine:

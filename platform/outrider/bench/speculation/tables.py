@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from outrider.bench.report import Cell as Value
 from outrider.bench.report import Report, Table
-from outrider.bench.speculation.arms import ADAPTIVE, FIXED_1, NONE, label
+from outrider.bench.speculation.arms import ADAPTIVE, ATTACHED, FIXED_1, NONE, label
 from outrider.bench.speculation.drive import Run
 from outrider.bench.speculation.figures import ANCHORS, Figures, Results
 from outrider.bench.speculation.grid import MIXED, Cell, Grid
@@ -44,7 +44,7 @@ def add_tables(report: Report, grid: Grid, results: Results) -> None:
 
 
 def _ratios(figures: Figures, grid: Grid, cells: Sequence[Cell], temperature: float) -> Table:
-    """Throughput of the adaptive arms over the best fixed depth and over none, by concurrency."""
+    """Throughput of the adaptive arms over the best fixed depth, no drafter and an idle one."""
     table = Table(f"adaptive ÷ others, T = {temperature:g}", _columns(grid))
     for cell in cells:
         table.add(*_against(figures, grid, cell))
@@ -52,13 +52,13 @@ def _ratios(figures: Figures, grid: Grid, cells: Sequence[Cell], temperature: fl
 
 
 def _columns(grid: Grid) -> tuple[str, ...]:
-    ratios = (f"{label(arm)} ÷ {of}" for arm in _adaptive(grid) for of in ("best fixed", "none"))
+    ratios = (f"{label(arm)} ÷ {of}" for arm in _adaptive(grid) for of in ("best fixed", "none", "idle drafter"))
     return ("at a time", "best fixed", *ratios)
 
 
 def _against(figures: Figures, grid: Grid, cell: Cell) -> list[Value]:
     best = figures.best_fixed(cell, grid.arms)
-    others = (best, NONE if NONE in grid.arms else None)
+    others = (best, *(arm if arm in grid.arms else None for arm in (NONE, ATTACHED)))
     found = [None if other is None else figures.ratio(cell, arm, other) for arm in _adaptive(grid) for other in others]
     return [cell.concurrency, None if best is None else label(best), *found]
 
