@@ -14,8 +14,9 @@ from outrider.engine.sequence import Sequence
 from outrider.errors import ConfigurationError
 from outrider.scheduling import Calibration, StepCostCurve, prefix_survival
 from outrider.scheduling.calibration import traffic_class
-from outrider.types import FinishReason
+from outrider.types import Constraint, FinishReason
 from support.engines import make_engine, prompts, request, run, settings
+from support.texts import VOCAB, save_tokenizer
 from support.tiny import TinyPair, make_drafter, make_target
 
 GAMMA = 4
@@ -26,7 +27,7 @@ DEAR = StepCostCurve((1, 1000), (1.0, 1000.0), "every token costs a step")
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
     folder = tmp_path_factory.mktemp("observed")
-    target = make_target(folder / "target")
+    target = save_tokenizer(make_target(folder / "target", vocab=VOCAB, eos=1))
     return TinyPair(target, make_drafter(folder / "drafter", target, gamma=GAMMA))
 
 
@@ -114,9 +115,12 @@ def test_rounds_of_the_slice_verify_what_would_not_pay(pair: TinyPair, temperatu
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("constraint", [None, Constraint("regex", "[a-p]{9,15}")])
 @pytest.mark.parametrize(("rule", "temperature"), [("coupled", 0.0), ("coupled", 1.0), ("rejection", 1.0)])
-def test_what_the_engine_observes_is_what_its_answers_say(pair: TinyPair, rule: str, temperature: float) -> None:
-    """Every round is of the slice; labels are compared with the finished answers."""
+def test_what_the_engine_observes_is_what_its_answers_say(
+    pair: TinyPair, rule: str, temperature: float, constraint: Constraint | None
+) -> None:
+    """Every round is of the slice; labels are compared with the finished answers. What a grammar cuts is rejected."""
     engine = make_engine(pair.target, pair.drafter, calibration_share=1.0)
     kept: list[tuple[int, int, int, int]] = []
     keep = engine._observer._keep
@@ -139,8 +143,8 @@ def test_what_the_engine_observes_is_what_its_answers_say(pair: TinyPair, rule: 
         return proposals
 
     engine.drafting.propose = note  # type: ignore[method-assign, assignment]
-    ends = [{}, {"stop_token_ids": (5, 17, 40, 61)}]
-    how = {"temperature": temperature, "verification": rule}
+    ends = [{}, {"stop_token_ids": tuple(range(0, VOCAB, 12))}]
+    how = {"temperature": temperature, "verification": rule, "constraint": constraint, "ignore_eos": constraint is None}
     wanted = [request(i, p, 20, seed=i, **how, **ends[i % 2]) for i, p in enumerate(prompts(10, 90, (5, 9)))]
     chunks = run(engine, wanted)
     answers = {int(name): [t for c in each for t in c.tokens] for name, each in chunks.items()}

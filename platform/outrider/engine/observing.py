@@ -42,6 +42,7 @@ _FEWEST_JUDGED = 64
 _MOST_JUDGED = JUDGED
 """Windows: the short one soon sees what is grossly wrong; more than the long one would make trifles significant."""
 _FEWEST_REFIT = 160
+_LEAST_FLOOR = 1e-6
 _BROKEN_ABOVE = 5.0
 _HEALED_BELOW = 3.5
 """Of `disagreement`; noise alone takes it beyond 3.5 in 2 of a thousand judgements and beyond 5 in 4 of a million."""
@@ -206,7 +207,8 @@ class Observer:
         if known >= _FEWEST_REFIT and traffic.count - traffic.tried >= max(_REFIT_EVERY, known // 8):
             self._refit(key, traffic)
         seen, survival = traffic.newest(_KEPT)
-        traffic.floor = survival_floor(traffic.newest(_MOST_JUDGED)[0])
+        # a slot at 0 would count as not proposed, and never be observed again
+        traffic.floor = np.maximum(survival_floor(traffic.newest(_MOST_JUDGED)[0]), _LEAST_FLOOR)
         told = report(key, survival, seen, trusted=traffic.trusted, breaks=traffic.breaks, refits=traffic.refits)
         others = (each for each in self.reports if (each.rule, each.traffic) != key)
         self.reports = (*others, told)

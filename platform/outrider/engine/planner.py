@@ -224,6 +224,7 @@ class Planner:
         requests = len(decoding)
         survival = np.zeros((requests, proposals.survival.shape[1]))
         survival[rows] = proposals.survival
+        room = [min(caps[row], len(block)) for row, block in zip(rows, proposals.tokens, strict=True)]
         for row, block in zip(rows, proposals.tokens, strict=True):
             shaping = decoding[row].shaping
             if shaping is not None and not decoding[row].rejects:
@@ -240,8 +241,9 @@ class Planner:
             expected[row] = float(survival[row, : len(drafts[row])].sum())
             sequence.drafted_tokens += len(block)
             sequence.drafted_round = len(sequence.rounds)
-            if whole and drafts[row]:
-                self._drafting.observer.watch(sequence, proposals.logits[place], len(drafts[row]))
+            if whole and room[place]:
+                # what a grammar cut off counts as verified: it could only have been rejected
+                self._drafting.observer.watch(sequence, proposals.logits[place], room[place])
             if block:
                 sequence.forecast = self._forecast.after(_kind(sequence), sequence.forecast, survival[row])
         return drafts, expected
