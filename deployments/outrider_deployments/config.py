@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from outrider.errors import ConfigurationError, ModelDirectoryError
+from outrider.scheduling import scheduler_named
 
 __all__ = ["AppConfig", "GatewayConfig", "ModelConfig", "RoleConfig", "Timeouts", "resolve_path"]
 
@@ -75,8 +76,24 @@ class ModelConfig(_Settings):
     large ones suit GPU kernels."""
     prefix_cache: bool = True
     """Whether requests of one tenant take over what earlier ones computed of the same beginning."""
+    scheduler: str = "constrained"
+    """Who decides what to draft and verify: constrained (TPOT targets, then price), asynchronous, algorithm1, none,
+    fixed:DEPTH, threshold:SURVIVAL or table:REQUESTS=DEPTH,…"""
+    tenant_draft_tokens: int | None = Field(default=None, ge=0)
+    """Most draft tokens that one tenant may have verified in a round, null for any number."""
+    calibration_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of drafted rounds that verify their whole block, so that it stays known what confidences are worth."""
     cost_profile: str | None = None
     """A file of `outrider profile`, used instead of measuring at start; one of another machine or model is refused."""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _scheduler_is_known(cls, name: str) -> str:
+        try:
+            scheduler_named(name)
+        except ConfigurationError as error:
+            raise ValueError(error.message) from None
+        return name
 
 
 class GatewayConfig(_Settings):

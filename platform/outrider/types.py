@@ -178,6 +178,9 @@ class LoadSnapshot:
     draft_s: float = 0.0
     round_s: float = 0.0
     """Smoothed duration of a whole round (draft, verification, transfer), seconds; 0 before the first."""
+    hopeless_requests: int = 0
+    """Running requests that will miss their TPOT target whatever is verified for them; nothing is asked of rounds for
+    them any more."""
     prediction_bias: float = 0.0
     """Mean of (predicted − real) ÷ real duration of recent rounds: below 0 the costs known are too low."""
     prediction_error: float = 0.0

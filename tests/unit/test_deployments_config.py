@@ -54,6 +54,8 @@ def test_two_gpu_differs_only_in_resources_and_directories() -> None:
     [
         ({"drafterr": "x"}, "models.flash.drafterr"),
         ({"directory": ""}, "models.flash.directory"),
+        ({"scheduler": "deepest"}, "models.flash.scheduler"),
+        ({"tenant_draft_tokens": -1}, "models.flash.tenant_draft_tokens"),
         ({"target": {"threads": 0}}, "models.flash.target.threads"),
         ({"target": {"device": "cuda"}}, "models.flash.target"),
         ({"target": {"num_gpus": 1}}, "models.flash.target"),

@@ -330,6 +330,7 @@ class Engine:
             step_curve=curve.points(),
             draft_s=meters.draft_s.value if ready else 0.0,
             round_s=meters.round_s.value,
+            hopeless_requests=sum(sequence.hopeless for sequence in self.running),
             prediction_bias=self.costing.bias,
             prediction_error=self.costing.error,
             acceptance_tokens=meters.acceptance.expected_tokens() if ready else (1.0,),
