@@ -117,7 +117,7 @@ def test_every_arm_answers_the_same_and_every_repetition_something_else() -> Non
     mixed_turn, apart = turns[3], turns[5]
     warm, measured = made.made(mixed_turn, known)
     assert len(measured) == 12
-    assert len(warm) == 4
+    assert len(warm) == 8
     assert {one.sampling.verification for one in warm + measured} == {"rejection"}
     assert len({one.prompt_token_ids for one in measured}) == 12
     assert made.made(mixed_turn, known) == (warm, measured)

@@ -21,16 +21,20 @@ _LONGEST_PAUSE_S = 0.25
 
 
 class Pacing:
-    """Of one round: `room_tokens` is how many tokens its step may have, None without anybody to wait for."""
+    """Of one round: `room_tokens` is how many tokens its step may have, None without anybody to wait for; `behind`
+    says that a plain round of everybody would be too late for someone's next token.
+    """
 
     def __init__(self, decoding: list[Sequence], costs: CostMeter, now_s: float) -> None:
         self._now_s = now_s
         self.room_tokens: int | None = None
+        self.behind = False
         held = [s for s in decoding if s.request.tpot_target_s is not None and not s.hopeless]
         if held:
             slack_s = min(_due_s(s) for s in held) - now_s
             room = costs.tokens_within(slack_s, len(held))
             self.room_tokens = max(room, len(held))
+            self.behind = room < len(decoding)
 
     def company(self, decoding: list[Sequence]) -> list[Sequence]:
         """Who takes part: all with a target, and of the others those who have waited longest, as far as there is room.

@@ -64,6 +64,7 @@ class Planner:
         self._round_s = 0.0
         self._needed: Floats = np.empty(0)
         self._closed_rounds: dict[int, int] = {}
+        self._behind = False
         self._kept: tuple[list[int], Budget, int] | None = None
 
     def use_scheduler(self, scheduler: PrefixScheduler) -> None:
@@ -84,6 +85,7 @@ class Planner:
         prefilling = [s for s in running if not s.decoding]
         pacing = Pacing(decoding if self._scheduler.paces else [], self._costs, now_s)
         decoding = pacing.company(decoding)
+        self._behind = pacing.behind
         for sequence in decoding:
             sequence.served_s = now_s
         sampling = self._sampling(decoding + prefilling)
@@ -131,7 +133,7 @@ class Planner:
         """Whether drafting for so many requests was clearly no use lately."""
         size = len(decoding).bit_length()
         left = self._closed_rounds.get(size, 0)
-        if not left or (self._scheduler.paces and any(s.request.tpot_target_s is not None for s in decoding)):
+        if not left or self._behind:
             return False
         self._closed_rounds[size] = left - 1
         return True
@@ -140,12 +142,12 @@ class Planner:
         """Whom to draft for, from what is at least one round old."""
         keys = [s.key for s in decoding]
         self._needed = np.empty(0)
-        if self._kept is not None and not prefill_tokens and self._kept[0] == keys and self._kept[2] > 0:
+        if self._kept and not (prefill_tokens or self._behind) and self._kept[0] == keys and self._kept[2] > 0:
             budget = self._kept[1]
             self._kept = (keys, budget, self._kept[2] - 1)
             return budget
         expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
-        if self._scheduler.paces:
+        if self._behind:
             self._needed = needs(decoding, np.array(caps), expected, time.monotonic(), self._round_s)
         requests = self._requests(decoding, caps, expected)
         costs = self._costs.costs(len(decoding), prefill_tokens)
@@ -185,14 +187,14 @@ class Planner:
     def _prefill_chunks(
         self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int, pacing: Pacing
     ) -> list[tuple[Sequence, int]]:
-        """Prompt tokens of this step: what classes and targets of decoding requests tolerate, a block at least."""
+        """Prompt tokens of this step: what batch classes tolerate, a block at least, or targets, one at least."""
         budget = self._settings.max_step_tokens
         if decoding:
             share = min(s.request.batch_class.prefill_share for s in decoding)
             budget = min(int(share * step_tokens), step_tokens - len(decoding))
-            if (room := pacing.prompt_tokens(len(decoding))) is not None:
-                budget = min(budget, room)
             budget = max(budget, self._settings.block_size)
+            if (room := pacing.prompt_tokens(len(decoding))) is not None:
+                budget = min(budget, max(room, 1))
         chunks = []
         rows = _PROMPT_ROWS
         for sequence in prefilling:

@@ -18,8 +18,8 @@ class CostMeter:
     """Medians of recent rounds by size class, requests to the next power of two.
 
     Host seconds are the rest of a round without prompts, after its draft and T(B): what T(B) leaves out is in them. A
-    class without rounds of its own is read off its neighbours. Where no draft was measured beforehand, medians of
-    drafts stand in, and the first of all is taken to be free.
+    class without rounds of its own is read off its neighbours; a drafted round books at least what a plain one does.
+    Where no draft was measured beforehand, medians of drafts stand in, and the first of all is taken to be free.
     """
 
     def __init__(self, costing: Costing) -> None:
@@ -36,7 +36,7 @@ class CostMeter:
             step=self._costing.curve,
             draft=self._draft_s if draft is None else draft.seconds_at,
             plain_s=(drafted_s or 0.0) if plain_s is None else plain_s,
-            drafted_s=(plain_s or 0.0) if drafted_s is None else drafted_s,
+            drafted_s=max(plain_s or 0.0, drafted_s or 0.0),
             append_row_s=self._costing.costs.append_row_s,
             other_tokens=other_tokens,
         )

@@ -54,7 +54,7 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
 
     Requests enter D in the order of what drafting for them can gain, w_r·Σ_j a_{r,j}, less what their lag takes off.
     Everyone is tried as D, then half of that, and so on, each with all K at once: O(R·γ·log R). Requests that are
-    probed or behind their TPOT target come first and are in every D; without any, D may be empty.
+    probed, or behind their TPOT target and faster for it, come first and are in every D; without any, D may be empty.
     """
     value = requests.weights[:, None] * requests.expected
     inside_caps = np.arange(value.shape[1]) < requests.caps[:, None]
@@ -63,7 +63,7 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
     plain_rate = plain_emitted / (costs.plain_s + costs.step.step_s(max(len(requests), 1)))
     lag_s = _lag_s(requests, costs)
     ordered = np.flatnonzero(gain > 0)
-    must = _must(requests)[ordered]
+    must = _must(requests, costs)[ordered]
     worth = gain[ordered] - plain_rate * lag_s[ordered]
     ordered = ordered[np.lexsort((ordered, -worth, ~must))]
     forced = int(np.count_nonzero(must))
@@ -122,7 +122,23 @@ def _lag_s(requests: Requests, costs: RoundCosts) -> Floats:
     return np.asarray(requests.lag_tokens * costs.append_row_s / np.maximum(rounds, 1.0))
 
 
-def _must(requests: Requests) -> Bools:
-    """Requests that are drafted for whatever it costs, bool [R]."""
+def _must(requests: Requests, costs: RoundCosts) -> Bools:
+    """Requests that are drafted for whatever others lose by it, bool [R].
+
+    Those behind their TPOT target are among them only where they get faster: their own tokens over the time of a round
+    that verifies what they need, against one token over a plain round.
+    """
     must = requests.probes if len(requests.probes) else np.zeros(len(requests), dtype=np.bool_)
-    return must | (requests.needed > 1.0) if len(requests.needed) else must
+    if not len(requests.needed):
+        return must
+    behind = (requests.needed > 1.0) & (requests.caps > 0)
+    count = int(np.count_nonzero(behind))
+    if not count:
+        return must
+    slots = np.minimum(requests.caps[behind], np.ceil(requests.needed[behind]) - 1).astype(np.int64)
+    ahead = np.arange(requests.expected.shape[1]) < slots[:, None]
+    emitted = count + float(np.where(ahead, requests.expected[behind], 0.0).sum())
+    verify_s = costs.verify_s(len(requests), int(slots.sum()))
+    drafted_s = costs.drafted_s + float(costs.draft(np.array([count]))[0] + verify_s[-1])
+    faster = emitted / drafted_s > count / (costs.plain_s + float(verify_s[0]))
+    return must | behind if faster else must

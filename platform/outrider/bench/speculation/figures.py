@@ -11,13 +11,23 @@ from outrider.bench.speculation.frontier import Point, Reading, speed_at, throug
 from outrider.bench.speculation.grid import MIXED, Cell, Turn
 from outrider.bench.spread import Spread, ratios
 
-__all__ = ["ANCHORS", "Anchored", "Figures", "Results"]
+__all__ = ["ANCHORS", "Anchored", "Figures", "Results", "cpu_rate", "wall_rate"]
 
 Results = Mapping[Turn[Cell], Mapping[str, Run]]
 """Of every finished turn, each arm's run."""
 
 ANCHORS = (0.5, 0.75)
 """Shares of fixed 1's single-stream speed that a service level may promise a user."""
+
+
+def wall_rate(run: Run) -> float:
+    """Tokens per second."""
+    return run.rate
+
+
+def cpu_rate(run: Run) -> float:
+    """Tokens per second of the process's own time."""
+    return run.cpu_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +62,15 @@ class Figures:
         values = [value for run in self.runs(cell, arm) if (value := of(run)) is not None]
         return Spread.of(values) if values else None
 
-    def ratio(self, cell: Cell, above: str, below: str) -> Spread | None:
+    def ratio(self, cell: Cell, above: str, below: str, of: Callable[[Run], float] = wall_rate) -> Spread | None:
         """Throughput ÷ throughput, repetition by repetition."""
         pairs = list(zip(self.runs(cell, above), self.runs(cell, below), strict=True))
-        return ratios([a.rate for a, _ in pairs], [b.rate for _, b in pairs]) if pairs else None
+        return ratios([of(a) for a, _ in pairs], [of(b) for _, b in pairs]) if pairs else None
 
-    def best_fixed(self, cell: Cell, arms: Sequence[str]) -> str | None:
+    def best_fixed(self, cell: Cell, arms: Sequence[str], of: Callable[[Run], float] = wall_rate) -> str | None:
         """The fixed depth of largest median throughput; the largest of each repetition would choose its luck."""
         fixed = [arm for arm in arms if arm.startswith("fixed:")]
-        rates = {arm: spread.median for arm in fixed if (spread := self.spread(cell, arm, lambda run: run.rate))}
+        rates = {arm: spread.median for arm in fixed if (spread := self.spread(cell, arm, of))}
         return max(rates, key=rates.__getitem__) if rates else None
 
     def points(self, arm: str, temperature: float, concurrencies: Sequence[int]) -> list[list[Point]]:

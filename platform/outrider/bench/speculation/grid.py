@@ -16,8 +16,7 @@ __all__ = ["MIXED", "Cell", "Grid", "Turn", "shuffled"]
 C = TypeVar("C")
 
 MIXED = "mixed"
-_WARM_UP_TOKENS = 16
-_LEAST_WARM_UP = 4
+_LEAST_WARM_UP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Grid:
     ) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
         """(warm-up, measured) requests: prompts in an order and with seeds of the repetition, the same for every arm.
 
-        The warm-up is as wide as the cell and short: schedulers begin without statistics.
+        The warm-up is as wide as the cell: schedulers begin without statistics, and a server has them.
         """
         cell = turn.cell
         chosen = list(shuffled(prompts, cell.domain, turn.repetition))
@@ -90,9 +89,7 @@ class Grid:
         tokens = [chosen[place % len(chosen)].tokens for place in range(warm + count)]
         seed = 1_000_000 * (turn.repetition + 1)
         measured = requests_for(tokens[:count], self.max_tokens, temperature=cell.temperature, seed=seed)
-        first = requests_for(
-            tokens[count:], min(_WARM_UP_TOKENS, self.max_tokens), temperature=cell.temperature, seed=seed + count
-        )
+        first = requests_for(tokens[count:], self.max_tokens, temperature=cell.temperature, seed=seed + count)
         return self._verified(first), self._verified(measured)
 
     def _verified(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:

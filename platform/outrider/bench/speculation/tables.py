@@ -8,7 +8,7 @@ from outrider.bench.report import Cell as Value
 from outrider.bench.report import Report, Table
 from outrider.bench.speculation.arms import ADAPTIVE, ATTACHED, FIXED_1, NONE, label
 from outrider.bench.speculation.drive import Run
-from outrider.bench.speculation.figures import ANCHORS, Figures, Results
+from outrider.bench.speculation.figures import ANCHORS, Figures, Results, cpu_rate, wall_rate
 from outrider.bench.speculation.grid import MIXED, Cell, Grid
 
 __all__ = ["add_tables"]
@@ -32,7 +32,8 @@ def add_tables(report: Report, grid: Grid, results: Results) -> None:
         return
     for temperature in grid.temperatures:
         report.tables += [
-            _ratios(figures, grid, [Cell(MIXED, temperature, n) for n in grid.concurrencies], temperature),
+            _ratios(figures, grid, temperature, "tok/s", wall_rate),
+            _ratios(figures, grid, temperature, "tokens per CPU second", cpu_rate),
             *_anchors(figures, grid, temperature),
             *(_by_arm(figures, grid, temperature, title, of) for title, of in _BY_CONCURRENCY),
         ]
@@ -43,11 +44,14 @@ def add_tables(report: Report, grid: Grid, results: Results) -> None:
     report.notes += _notes(results)
 
 
-def _ratios(figures: Figures, grid: Grid, cells: Sequence[Cell], temperature: float) -> Table:
-    """Throughput of the adaptive arms over the best fixed depth, no drafter and an idle one."""
-    table = Table(f"adaptive ÷ others, T = {temperature:g}", _columns(grid))
-    for cell in cells:
-        table.add(*_against(figures, grid, cell))
+def _ratios(figures: Figures, grid: Grid, temperature: float, what: str, of: Callable[[Run], float]) -> Table:
+    """Throughput of the adaptive arms over the best fixed depth, no drafter and an idle one, on mixed traffic.
+
+    By CPU seconds neighbours on a shared machine are left out; colocated, one process does all the work.
+    """
+    table = Table(f"adaptive ÷ others, {what}, T = {temperature:g}", _columns(grid))
+    for count in grid.concurrencies:
+        table.add(*_against(figures, grid, Cell(MIXED, temperature, count), of))
     return table
 
 
@@ -56,10 +60,12 @@ def _columns(grid: Grid) -> tuple[str, ...]:
     return ("at a time", "best fixed", *ratios)
 
 
-def _against(figures: Figures, grid: Grid, cell: Cell) -> list[Value]:
-    best = figures.best_fixed(cell, grid.arms)
+def _against(figures: Figures, grid: Grid, cell: Cell, of: Callable[[Run], float] = wall_rate) -> list[Value]:
+    best = figures.best_fixed(cell, grid.arms, of)
     others = (best, *(arm if arm in grid.arms else None for arm in (NONE, ATTACHED)))
-    found = [None if other is None else figures.ratio(cell, arm, other) for arm in _adaptive(grid) for other in others]
+    found = [
+        None if other is None else figures.ratio(cell, arm, other, of) for arm in _adaptive(grid) for other in others
+    ]
     return [cell.concurrency, None if best is None else label(best), *found]
 
 
