@@ -208,7 +208,7 @@ def test_any_proposer(small: TinyPair, stock_small: Any, kind: str, record_prope
     else:
         proposer = DSparkProposer(drafter, sparse=SparseDraft(width=3))
     drawn = draw(small, proposer=proposer, curve=FAIR)
-    assert drawn.tau > 1.1
+    assert drawn.tau > 1.05
     assert len(drawn.depths) > 2
     p = chi_square(drawn.samples, exact(stock_small, {}))
     record_property("p", p)

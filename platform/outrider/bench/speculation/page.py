@@ -27,10 +27,12 @@ Closed loop: n requests run at a time until all are answered. An arm whose front
 more at the same throughput. The dashed anchors are 50 % and 75 % of what fixed 1 gives a single stream. Open loop:
 requests come when they are due, and the tight part of them has a pace to keep, found and frozen beforehand.
 
-Arms: no speculation and prompt lookup run without a drafter loaded. Fixed 1, 3, 5, 7 verify so many drafted tokens in
+Arms: no speculation and prompt lookup run without a drafter loaded; "drafter idle" has one and never asks it, which
+costs a step the projection of its hidden states. Fixed 1, 3, 5, 7 verify so many drafted tokens in
 every round. The threshold verifies while the drafter's confidence in all tokens so far stays at 0.5 or above. The depth
 table goes by the number of running requests. Algorithm 1, asynchronous and constrained weigh expected tokens against
-measured costs; the last two decide before drafting whom to draft for.
+measured costs; the last two decide before drafting whom to draft for. Tokens per CPU second leave out what neighbours
+on the machine took of the wall clock.
 """
 
 
