@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +29,7 @@ from outrider.scheduling import (
     scheduler_named,
 )
 from outrider.scheduling.asynchronous import best_budget, within_allowances
-from outrider.scheduling.scheduler import Floats, Ints, candidates
+from outrider.scheduling.scheduler import Bools, Floats, Ints, candidates
 from support.worlds import random_curve
 
 SCHEDULERS: tuple[PrefixScheduler, ...] = (
@@ -175,10 +176,30 @@ def test_floors_are_met_where_caps_and_allowances_let_them(seed: int) -> None:
     drawn = state(seed)
     requests = replace(drawn.requests, allowances=np.full(len(drawn.requests.allowances), -1))
     budget = Constrained().budget(requests, drawn.costs)
-    assert budget.drafted[(requests.needed > 1) & (requests.caps > 0)].all()
+    behind = (requests.needed > 1) & (requests.caps > 0)
+    assert not behind.any() or budget.drafted[behind].all() or not hurried(drawn, behind)
     depths = Constrained().fill(requests, drawn.costs, budget, drawn.live(budget))
     reached = 1.0 + np.where(np.arange(drawn.survival.shape[1]) < depths[:, None], drawn.survival, 0.0).sum(axis=1)
-    assert ((reached >= requests.needed) | (depths == requests.caps)).all()
+    assert ((reached >= requests.needed) | (depths == requests.caps) | ~budget.drafted).all()
+
+
+def hurried(drawn: State, behind: Bools) -> bool:
+    """Whether those behind get their tokens faster by rounds that verify what they need, from the definitions."""
+    requests, costs = drawn.requests, drawn.costs
+    wanted = [
+        min(cap, math.ceil(need) - 1) for cap, need in zip(requests.caps[behind], requests.needed[behind], strict=True)
+    ]
+    emitted = sum(1 + row[:slots].sum() for row, slots in zip(requests.expected[behind], wanted, strict=True))
+    verify_s = costs.verify_s(len(requests), sum(wanted))
+    drafted_s = costs.drafted_s + costs.draft(np.array([len(wanted)]))[0] + verify_s[-1]
+    return bool(emitted / drafted_s > len(wanted) / (costs.plain_s + verify_s[0]))
+
+
+def test_the_late_are_drafted_for_only_where_that_makes_them_faster() -> None:
+    late = Requests(np.array([3, 3]), np.ones(2), np.full((2, 3), 0.5), needed=np.array([2.5, 0.0]))
+    cheap, dear = StepCostCurve((1, 100), (1.0, 1.1), "cheap"), StepCostCurve((1, 100), (1.0, 100.0), "dear")
+    assert best_budget(late, RoundCosts(cheap)).drafted[0]
+    assert not best_budget(late, RoundCosts(dear)).drafted.any()
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda s: s.name)
@@ -229,10 +250,9 @@ def lag_of(drawn: State, request: int) -> float:
 def in_order_of_worth(drawn: State) -> tuple[list[int], int]:
     """Requests as they are taken in, and how many of them have to be."""
     requests, rate = drawn.requests, theta(drawn, [], 0)
-    must = {
-        r for r in range(len(requests)) if (len(requests.probes) and requests.probes[r]) or
-        (len(requests.needed) and requests.needed[r] > 1)
-    }  # fmt: skip
+    behind = (requests.needed > 1) & (requests.caps > 0) if len(requests.needed) else np.zeros(len(requests), bool)
+    late = behind if behind.any() and hurried(drawn, behind) else np.zeros(len(requests), bool)
+    must = {r for r in range(len(requests)) if (len(requests.probes) and requests.probes[r]) or late[r]}
 
     def worth(r: int) -> float:
         gain = requests.weights[r] * requests.expected[r, : int(requests.caps[r])].sum()

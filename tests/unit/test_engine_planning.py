@@ -129,7 +129,7 @@ def test_a_target_is_kept_at_the_others_expense_and_no_answer_changes(pair: Tiny
 
 
 def test_a_tenants_allowance_holds_over_all_its_requests(pair: TinyPair) -> None:
-    engine = make_engine(pair.target, pair.drafter, tenant_draft_tokens=3)
+    engine = make_engine(pair.target, pair.drafter, tenant_draft_tokens=3, calibration_share=0.0)
     for place, prompt in enumerate(prompts(4, 90, (6, 9))):
         engine.submit(request(place, prompt, 24, salt="ab"[place % 2]))
     deepest = 0
