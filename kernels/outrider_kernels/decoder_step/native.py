@@ -143,7 +143,7 @@ def packed(kept: list[Any], weight: Tensor) -> Structure:
     source = pad(halves if exact else weight.detach(), (0, 0, 0, -columns % _PANEL))
     panels = source.view(-1, _PANEL, depth).transpose(1, 2)
     if exact:
-        panels = panels.unflatten(2, (2, _LANES)).transpose(2, 3)
+        panels = panels.reshape(*panels.shape[:2], 2, _LANES).transpose(2, 3)
     panels = panels.contiguous()
     kept.append(panels)
     return PACKED(data=panels.data_ptr(), columns=columns, depth=depth, is_bf16=exact)
