@@ -20,6 +20,7 @@ from support.tiny import TinyPair
 
 LINE = StepCostCurve((1, 101), (0.001, 0.101), "a millisecond a token")
 FLATTER = StepCostCurve((1, 101), (0.001, 0.051), "half of it for those beside")
+ALONE = StepCostCurve((1, 2, 1000), (0.001, 1.0, 1.1), "no time for two")
 NOW_S = 1000.0
 
 
@@ -98,13 +99,20 @@ def test_those_without_a_target_sit_out_as_far_as_the_next_due_token_asks(meter:
     assert Pacing([held], meter, NOW_S).prompt_tokens(1) == 7
 
 
-def test_nobody_sits_out_for_long_and_nobody_waits_for_the_hopeless(meter: CostMeter) -> None:
-    late, waiting = sequence(1, target_s=0.010), sequence(2, served_s=NOW_S - 1)
+def test_nobody_sits_out_for_long(meter: CostMeter) -> None:
+    late, waiting, fresh = sequence(1, target_s=0.020), sequence(2, served_s=NOW_S - 1), sequence(3)
     assert Pacing([late, waiting], meter, NOW_S).company([late, waiting]) == [late, waiting]
-    fresh = sequence(3)
     assert Pacing([late, fresh], meter, NOW_S).company([late, fresh]) == [late]
-    late.hopeless = True
+
+
+def test_nobody_waits_for_the_hopeless_until_they_have_hope_again(meter: CostMeter) -> None:
+    # four tokens in 100 ms; at 1 ms a token the other sixty make up 60 · (pace − 1 ms)
+    late, fresh = sequence(1, target_s=0.0015), sequence(2)
     assert Pacing([late, fresh], meter, NOW_S).company([late, fresh]) == [late, fresh]
+    assert late.hopeless
+    late.first_token_s = NOW_S - 0.01
+    assert Pacing([late, fresh], meter, NOW_S).company([late, fresh]) == [late]
+    assert not late.hopeless
 
 
 def test_a_target_is_kept_at_the_others_expense_and_no_answer_changes(pair: TinyPair) -> None:
@@ -112,7 +120,7 @@ def test_a_target_is_kept_at_the_others_expense_and_no_answer_changes(pair: Tiny
     relaxed, tight = request("relaxed", first, 24), request("tight", second, 24)
     alone = {name: [t for c in each for t in c.tokens] for one in (relaxed, tight) for name, each in
              run(make_engine(pair.target, pair.drafter), [one]).items()}  # fmt: skip
-    engine = make_engine(pair.target, pair.drafter)  # a step takes a second by its curve: never time for two
+    engine = make_engine(pair.target, pair.drafter, curve=ALONE)
     ended: list[str] = []
     answers: dict[str, list[int]] = {"relaxed": [], "tight": []}
     engine.submit(relaxed)

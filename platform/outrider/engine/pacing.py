@@ -12,7 +12,7 @@ import numpy as np
 from outrider.engine.pricing import CostMeter
 from outrider.engine.sequence import Sequence
 from outrider.scheduling import MARGIN, hopeless, needed_tokens
-from outrider.scheduling.scheduler import Floats, Ints
+from outrider.scheduling.scheduler import Floats
 
 __all__ = ["Pacing", "needs"]
 
@@ -29,7 +29,10 @@ class Pacing:
         self._now_s = now_s
         self.room_tokens: int | None = None
         self.behind = False
-        held = [s for s in decoding if s.request.tpot_target_s is not None and not s.hopeless]
+        paced = [s for s in decoding if s.request.tpot_target_s is not None]
+        if paced:
+            _judge(paced, now_s, costs.plain_round_s(len(paced)))
+        held = [s for s in paced if not s.hopeless]
         if held:
             slack_s = min(_due_s(s) for s in held) - now_s
             room = costs.tokens_within(slack_s, len(held))
@@ -56,23 +59,29 @@ class Pacing:
         return None if self.room_tokens is None else max(self.room_tokens - decoding, 0)
 
 
-def needs(decoding: list[Sequence], caps: Ints, expected: Floats, now_s: float, round_s: float) -> Floats:
-    """Expected tokens that targets ask of this round, float64 [R], empty when nobody has a target.
+def _judge(paced: list[Sequence], now_s: float, round_s: float) -> None:
+    """Mark who cannot make up what it lacks, even if only those with a target decoded from now on, a token a round."""
+    target_s = np.array([s.request.tpot_target_s for s in paced])
+    remaining = np.array([s.remaining for s in paced])
+    lost = hopeless(_needed(paced, target_s, now_s, round_s), np.ones(len(paced)), target_s, round_s, remaining)
+    for sequence, hopeless_ in zip(paced, lost.tolist(), strict=True):
+        sequence.hopeless = hopeless_
 
-    caps int64 [R] and expected survival float64 [R, γ] as the schedulers take them; round_s is T̂. Requests that cannot
-    keep their target any more are marked hopeless and asked nothing.
+
+def needs(decoding: list[Sequence], now_s: float, round_s: float) -> Floats:
+    """Expected tokens that targets ask of this round, float64 [R], empty when nobody has a target; round_s is T̂.
+
+    Nothing is asked for the hopeless.
     """
-    targets = [s.request.tpot_target_s for s in decoding]
+    targets = [None if s.hopeless else s.request.tpot_target_s for s in decoding]
     if all(target is None for target in targets):
         return np.empty(0)
-    target_s = np.array([np.inf if target is None else target for target in targets])
-    first_s = np.array([s.first_token_s or 0.0 for s in decoding])
-    needed = needed_tokens(now_s, first_s, np.array([s.emitted for s in decoding]), target_s, round_s)
-    reachable = 1.0 + np.where(np.arange(expected.shape[1]) < caps[:, None], expected, 0.0).sum(axis=1)
-    lost = hopeless(needed, reachable, target_s, round_s, np.array([s.remaining for s in decoding]))
-    for sequence, hopeless_ in zip(decoding, lost.tolist(), strict=True):
-        sequence.hopeless = hopeless_
-    return np.where(lost, 0.0, needed)
+    return _needed(decoding, np.array([np.inf if target is None else target for target in targets]), now_s, round_s)
+
+
+def _needed(sequences: list[Sequence], target_s: Floats, now_s: float, round_s: float) -> Floats:
+    first_s = np.array([s.first_token_s or 0.0 for s in sequences])
+    return needed_tokens(now_s, first_s, np.array([s.emitted for s in sequences]), target_s, round_s)
 
 
 def _due_s(sequence: Sequence) -> float:

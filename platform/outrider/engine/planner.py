@@ -148,7 +148,7 @@ class Planner:
             return budget
         expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
         if self._behind:
-            self._needed = needs(decoding, np.array(caps), expected, time.monotonic(), self._round_s)
+            self._needed = needs(decoding, time.monotonic(), self._round_s)
         requests = self._requests(decoding, caps, expected)
         costs = self._costs.costs(len(decoding), prefill_tokens)
         budget = self._scheduler.budget(requests, costs)

@@ -49,6 +49,10 @@ class CostMeter:
         known = self._plain.get(requests.bit_length())
         return self._costing.costs.subject is None or (known is not None and known.samples >= _FEWEST_PLAIN)
 
+    def plain_round_s(self, requests: int) -> float:
+        """Seconds of a round of so many requests without drafts or prompts."""
+        return (_near(self._plain, requests) or 0.0) + self._costing.curve.step_s(requests)
+
     def tokens_within(self, seconds: float, requests: int) -> int:
         """Tokens of the largest plain step whose round, with so many requests, takes no longer; 0 for none."""
         plain_s = _near(self._plain, requests) or 0.0
