@@ -89,7 +89,7 @@ def test_all_cases_together_give_the_references_tokens(
     done = run(engine, [asked(case, place, depth) for case in CASES for place in range(len(PROMPTS))])
     assert {name: tokens(chunks) for name, chunks in done.items()} == {name: out for name, (out, _) in plain.items()}
     accepted = [chunks[-1].summary.accepted_tokens for chunks in done.values() if chunks[-1].summary]
-    assert sum(accepted) == 0 if depth == 0 else sum(accepted) > 100
+    assert sum(accepted) == 0 if depth == 0 else sum(accepted) > 100, accepted
     assert any(chunks[-1].finish is FinishReason.STOP for chunks in done.values())
 
 

@@ -209,3 +209,13 @@ def test_what_cannot_pay_even_if_all_is_accepted_is_never_tried() -> None:
     for _ in range(10_000):
         probes.save(1.0)
     assert probes.pick(two(1.0), dear, SKIPPED, [3, 9]) is None
+
+
+def test_who_may_not_be_drafted_for_closes_nothing_for_others(pair: TinyPair) -> None:
+    """Nothing was weighed for a request of depth 0, so nothing is known of what drafts would be worth."""
+    engine = make_engine(pair.target, pair.drafter)
+    prompt = prompts(1, 90, (6,))[0]
+    run(engine, [request("shallow", prompt, 8, depth_cap=0)])
+    told = run(engine, [request("deep", prompt, 8)])["deep"][-1].summary
+    assert told is not None
+    assert told.round_records[0][0] > 0

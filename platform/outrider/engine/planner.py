@@ -152,12 +152,13 @@ class Planner:
         requests = self._requests(decoding, caps, expected)
         costs = self._costs.costs(len(decoding), prefill_tokens)
         budget = self._scheduler.budget(requests, costs)
-        self._kept = None if len(self._needed) else (keys, budget, _REUSED_ROUNDS)
+        lasting = not len(self._needed) and max(caps) > 0
+        self._kept = (keys, budget, _REUSED_ROUNDS) if lasting else None
         if self._scheduler.explores:
             if budget.drafted.any() and not self._costs.knows_plain(len(decoding)) and not prefill_tokens:
                 self._kept = None
                 return NoDrafts().budget(requests, costs)
-            if not len(self._needed) and budget.gain < _CLEARLY_BELOW:
+            if not len(self._needed) and 0.0 < budget.gain < _CLEARLY_BELOW:
                 self._closed_rounds[len(decoding).bit_length()] = _CLOSED_ROUNDS
             probes = self._probes.pick(requests, costs, budget, [len(s.rounds) - s.drafted_round for s in decoding])
             if probes is not None:
