@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outrider.scheduling.baselines import FixedDepth
+from outrider.scheduling.baselines import everyone
 from outrider.scheduling.curve import StepCostCurve
 from outrider.scheduling.scheduler import Budget, Floats, Ints, Requests, RoundCosts, candidates, depths_of, running
 
@@ -57,7 +57,7 @@ class Algorithm1:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return FixedDepth(0).budget(requests, costs)
+        return everyone(requests, costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Depths by Algorithm 1 on the whole round's cost."""

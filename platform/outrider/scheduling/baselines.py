@@ -8,10 +8,10 @@ import numpy as np
 
 from outrider.scheduling.scheduler import Bools, Budget, Floats, Ints, Requests, RoundCosts
 
-__all__ = ["DepthTable", "FixedDepth", "NoDrafts", "Threshold"]
+__all__ = ["DepthTable", "FixedDepth", "NoDrafts", "Threshold", "everyone"]
 
 
-def _everyone(requests: Requests, costs: RoundCosts) -> Budget:
+def everyone(requests: Requests, costs: RoundCosts) -> Budget:
     """Draft for whoever may have a draft token verified."""
     drafted: Bools = requests.caps > 0
     return Budget(drafted, draft_s=float(costs.draft(np.array([np.count_nonzero(drafted)]))[0]))
@@ -58,7 +58,7 @@ class FixedDepth:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return _everyone(requests, costs)
+        return everyone(requests, costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """The depth, or what was proposed if that is less."""
@@ -81,7 +81,7 @@ class Threshold:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return _everyone(requests, costs)
+        return everyone(requests, costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Slots above the threshold; the depth of slot k looks at nothing drawn after slot k−1."""
@@ -114,7 +114,7 @@ class DepthTable:
         """Everyone or nobody."""
         if self.depth(len(requests)) == 0:
             return NoDrafts().budget(requests, costs)
-        return _everyone(requests, costs)
+        return everyone(requests, costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """The table's depth."""
