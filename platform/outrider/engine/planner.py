@@ -51,11 +51,6 @@ class Planner:
         self._allowance = np.array([-1 if settings.tenant_draft_tokens is None else settings.tenant_draft_tokens])
         self.forget()
 
-    @property
-    def scheduler(self) -> PrefixScheduler:
-        """Who decides."""
-        return self._scheduler
-
     def forget(self) -> None:
         """What was learnt was of another kind of step, drafter or scheduler."""
         self._costs = CostMeter(self._costing)
