@@ -8,17 +8,23 @@
     │   ├── ContextLengthExceeded       400  prompt plus requested tokens do not fit the context
     │   ├── InvalidKey                  401  no key, an unknown key, or a revoked one
     │   ├── ModelNotAllowed             403  the tenant's policy does not grant the model
-    │   ├── BudgetExhausted             403  the request's own money budget cannot pay for its prompt
+    │   ├── BudgetExhausted             403  a money budget (the request's, tenant's or team's) cannot pay for it
+    │   ├── NotAnOperator               403  the key is good, but not for what it was used for
     │   ├── ModelNotFound               404  no such model behind this endpoint
     │   ├── RouteNotFound               404  no such path
     │   ├── MethodNotAllowed            405  the path exists, not with that method
     │   └── RequestTooLarge             413  the body has more bytes than the gateway reads
     ├── CapacityError                   the platform cannot take the request now; trying later may help
     │   ├── NoFeasibleRoute             429  no candidate meets the request's hard limits at present load
-    │   ├── Overloaded                  429  the queue of every candidate is full
+    │   ├── Overloaded                  429  every queue is full, or a more important request took its place
+    │   ├── RateLimited                 429  a tenant's or team's requests or tokens per minute are used up
+    │   ├── ConcurrencyLimited          429  a tenant or team has as many requests open as it may
+    │   ├── AccountingUnavailable       503  nobody can say whether the money is there; nothing was run
     │   └── NotReady                    503  no healthy target, or the gateway is draining
     ├── ConfigurationError              an operator's file or setting is at fault; refused at start
     │   ├── PolicyError                 a policy document does not load; names file, line, column, field
+    │   ├── PolicyConflict              a policy was changed by somebody else meanwhile, or no such version is kept
+    │   ├── DatabaseError               the database cannot be reached, opened, migrated or written
     │   ├── ModelDirectoryError         a model directory is missing, incomplete or of an unsupported kind
     │   ├── DrafterMismatch             a drafter was not made for this target
     │   ├── CurveError                  a step-cost curve is flat, empty or not monotone
@@ -49,15 +55,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccountingUnavailable",
     "ArtifactBroken",
     "ArtifactMismatch",
     "ArtifactMissing",
     "BudgetExhausted",
     "CapacityError",
+    "ConcurrencyLimited",
     "ConfigurationError",
     "ContextLengthExceeded",
     "CurveError",
     "DataError",
+    "DatabaseError",
     "DrafterMismatch",
     "EndpointError",
     "EngineFault",
@@ -71,6 +80,7 @@ __all__ = [
     "ModelNotAllowed",
     "ModelNotFound",
     "NoFeasibleRoute",
+    "NotAnOperator",
     "NotEnoughDisk",
     "NotReady",
     "NothingAllowed",
@@ -78,8 +88,10 @@ __all__ = [
     "OutputNotWritable",
     "OutriderError",
     "Overloaded",
+    "PolicyConflict",
     "PolicyError",
     "PortInUse",
+    "RateLimited",
     "RecipeError",
     "RequestError",
     "RequestTooLarge",
@@ -164,10 +176,18 @@ class ModelNotAllowed(RequestError):
 
 
 class BudgetExhausted(RequestError):
-    """The request's money budget does not pay for its prompt and one token."""
+    """A money budget, of the request itself or of its tenant or team, does not pay for it."""
 
     status = 403
     code = "budget_exhausted"
+    type = "permission_error"
+
+
+class NotAnOperator(RequestError):
+    """The key belongs to a tenant; only an operator of the policy may do this."""
+
+    status = 403
+    code = "not_an_operator"
     type = "permission_error"
 
 
@@ -217,6 +237,26 @@ class Overloaded(CapacityError):
     """The queue of every candidate is full."""
 
 
+class RateLimited(CapacityError):
+    """The requests or tokens per minute of a tenant or team are used up; `retry_after_s` says until when."""
+
+    code = "rate_limit_exceeded"
+
+
+class ConcurrencyLimited(CapacityError):
+    """A tenant or team has as many requests open as it may."""
+
+    code = "concurrency_limit_exceeded"
+
+
+class AccountingUnavailable(CapacityError):
+    """The accounting owner cannot be reached, so whether money is left is not known; nothing was run."""
+
+    status = 503
+    code = "accounting_unavailable"
+    type = "server_error"
+
+
 class NotReady(CapacityError):
     """No healthy target stands behind the model, or the gateway is draining."""
 
@@ -235,6 +275,19 @@ class PolicyError(ConfigurationError):
     """A policy document does not load. The message names file, line, column, field and the fix."""
 
     code = "policy_error"
+
+
+class PolicyConflict(ConfigurationError):
+    """The policy in force is not the one the change was made from, or the version asked for is not kept."""
+
+    status = 409
+    code = "policy_conflict"
+
+
+class DatabaseError(ConfigurationError):
+    """The database of ledger and policies cannot be reached, opened, migrated or written; names what to do."""
+
+    code = "database_error"
 
 
 class ModelDirectoryError(ConfigurationError):

@@ -89,7 +89,7 @@ def test_valid_documents_load_and_survive_a_round_trip(document: dict[str, Any])
     assert again == policy
     for name, tenant in document["tenants"].items():
         for index in range(len(tenant["keys"])):
-            assert policy.tenant_for_key(f"{name}/{index}").name == name
+            assert policy.tenant_for_key(f"{name}/{index}", 0.0).name == name
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -150,7 +150,7 @@ def test_keys_new_prints_a_key_once_and_its_hash_as_yaml(capsys: pytest.CaptureF
     tail = rest[2][rest[2].index("\nrouting:") :]
     policy = parse_policy(f"{rest[0]}\n{yaml.rstrip()}\n    tier: standard\n    models: [pro]\n{tail}").policy
     assert policy is not None
-    assert policy.tenant_for_key(key).name == "acme"
+    assert policy.tenant_for_key(key, 0.0).name == "acme"
     found = Ran(capsys, "keys", "new", "--json", "--name", "ci").json()
     assert (found["sha256"], found["name"]) == (hash_key(found["key"]), "ci")
 

@@ -80,7 +80,7 @@ def test_keys_of_scenarios_are_tenants_of_the_policy_beside_them_which_is_else_t
     policy, default = (load_policy(file) for file in (FOLDER / "policy.yaml", ROOT / "policies/default.yaml"))
     tiers = Scenario.load(FOLDER / "scenarios/tiers.yaml")
     for name, traffic in tiers.classes.items():
-        tenant = policy.tenant_for_key(traffic.key_or(""))
+        tenant = policy.tenant_for_key(traffic.key_or(""), 0.0)
         assert tenant.name == name
         assert (tenant.tier.ttft_s, tenant.tier.tpot_s) == (traffic.slo.slo.ttft_s, traffic.slo.slo.tpot_s)
     written = [yaml.safe_load(file.read_text()) for file in (FOLDER / "policy.yaml", ROOT / "policies/default.yaml")]

@@ -45,7 +45,7 @@ def test_the_shipped_policy_loads_and_warns_only_of_the_demo_key() -> None:
     assert [warning.field for warning in report.warnings] == ["tenants.demo.keys[0].sha256"]
     assert report.policy is not None
     assert report.policy.accepts_demo_key
-    assert report.policy.tenant_for_key(DEMO_KEY).name == "demo"
+    assert report.policy.tenant_for_key(DEMO_KEY, 0.0).name == "demo"
 
 
 def test_units_and_references_are_resolved() -> None:
@@ -106,7 +106,7 @@ def test_wrong_keys_are_refused_without_repeating_them(key: str | None) -> None:
     policy = parse_policy(GOOD).policy
     assert policy is not None
     with pytest.raises(InvalidKey) as refusal:
-        policy.tenant_for_key(key)
+        policy.tenant_for_key(key, 0.0)
     assert not key or key not in refusal.value.message
     assert refusal.value.status == 401
 

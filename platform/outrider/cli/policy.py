@@ -61,7 +61,7 @@ def _summary(policy: Policy) -> dict[str, object]:
         "batch_classes": list(policy.batch_classes),
         "tiers": {name: per_tier[name] for name in policy.tiers},
         "tenants": len(policy.tenants),
-        "keys": len(policy.key_owners),
+        "keys": len(policy.keys),
     }
 
 
@@ -75,7 +75,7 @@ def _print_summary(file: Path, policy: Policy) -> None:
     typer.echo(f"  models         {', '.join(models)}")
     typer.echo(f"  batch classes  {', '.join(policy.batch_classes)}")
     typer.echo(f"  tiers          {', '.join(f'{name} (used by {per_tier[name]})' for name in policy.tiers)}")
-    typer.echo(f"  tenants        {len(policy.tenants)} with {len(policy.key_owners)} keys")
+    typer.echo(f"  tenants        {len(policy.tenants)} with {len(policy.keys)} keys")
 
 
 @app.command()

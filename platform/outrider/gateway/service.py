@@ -79,7 +79,7 @@ class Gateway:
         """The caller behind a bearer key. Raises InvalidKey."""
         policy = self._policy()
         scheme, _, key = (authorization or "").partition(" ")
-        tenant = policy.tenant_for_key(key.strip() if scheme.lower() == "bearer" else None)
+        tenant = policy.tenant_for_key(key.strip() if scheme.lower() == "bearer" else None, time.time())
         call.tenant = tenant.name
         return Caller(tenant, policy)
 

@@ -3,21 +3,42 @@
 from outrider.documents import Problem
 from outrider.policy.keys import DEMO_KEY, KEY_PREFIX, hash_key, new_key
 from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policy
-from outrider.policy.model import Balance, ModelPolicy, Policy, Routing, Tenant, Tier
+from outrider.policy.model import (
+    Admission,
+    Balance,
+    Budget,
+    Cache,
+    Key,
+    Limits,
+    ModelPolicy,
+    Policy,
+    Route,
+    Routing,
+    Team,
+    Tenant,
+    Tier,
+)
 from outrider.policy.schema import AUTO, Objective, PolicySpec
 
 __all__ = [
     "AUTO",
     "DEMO_KEY",
     "KEY_PREFIX",
+    "Admission",
     "Balance",
+    "Budget",
+    "Cache",
+    "Key",
+    "Limits",
     "ModelPolicy",
     "Objective",
     "Policy",
     "PolicyReport",
     "PolicySpec",
     "Problem",
+    "Route",
     "Routing",
+    "Team",
     "Tenant",
     "Tier",
     "check_policy",

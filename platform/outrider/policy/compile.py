@@ -1,48 +1,104 @@
-"""From the document people typed to the policy the platform reads."""
+"""From the documents people typed to the policy the platform reads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TypeVar
 
-from outrider.policy.model import Balance, ModelPolicy, Policy, Routing, Tenant, Tier
-from outrider.policy.schema import BatchClassSpec, ModelSpec, PolicySpec, TenantSpec, TierSpec
+from outrider.policy.model import (
+    Admission,
+    Balance,
+    Budget,
+    Cache,
+    Key,
+    Limits,
+    ModelPolicy,
+    Policy,
+    Route,
+    Routing,
+    Team,
+    Tenant,
+    Tier,
+)
+from outrider.policy.schema import (
+    BatchClassSpec,
+    KeySpec,
+    ModelSpec,
+    PolicySpec,
+    RouteSpec,
+    TeamFileSpec,
+    TeamSpec,
+    TenantSpec,
+    TierSpec,
+)
 from outrider.types import BatchClass
 
-__all__ = ["compile_policy"]
+__all__ = ["PLATFORM", "compile_policy"]
+
+PLATFORM = "platform"
+"""The layer of the platform's own document."""
 
 _VERSION_DIGITS = 12
 
+Number = TypeVar("Number", int, float)
 
-def compile_policy(spec: PolicySpec) -> Policy:
-    """Resolve references and units. The document has passed its cross-checks: every name in it exists."""
+
+def compile_policy(spec: PolicySpec, teams: Sequence[TeamFileSpec] = ()) -> Policy:
+    """Resolve references and units. The documents have passed their cross-checks: every name in them exists."""
     batch_classes = {name: _batch_class(name, each) for name, each in spec.batch_classes.items()}
     tiers = {name: _tier(name, each, batch_classes) for name, each in spec.tiers.items()}
+    layers: list[tuple[str, PolicySpec | TeamFileSpec]] = [(PLATFORM, spec), *((file.team, file) for file in teams)]
+    routes = {layer: [(each, _route(layer, each)) for each in document.routes] for layer, document in layers}
+    tenants: dict[str, Tenant] = {}
+    keys: dict[str, Key] = {}
+    for layer, document in layers:
+        for name, each in document.tenants.items():
+            keys |= _keys(name, each.keys)
+            team = None if layer == PLATFORM else layer
+            own = tuple(_routes_of(name, routes[at]) for at in dict.fromkeys((PLATFORM, layer)))
+            tenants[name] = _tenant(name, each, tiers[each.tier], spec, team, own)
+    routing = spec.routing
     return Policy(
-        version=_version(spec),
+        version=_version(spec, teams),
         models={name: _model(name, each) for name, each in spec.models.items()},
         batch_classes=batch_classes,
         tiers=tiers,
-        tenants={name: _tenant(name, each, tiers[each.tier], spec) for name, each in spec.tenants.items()},
+        tenants=tenants,
         routing=Routing(
-            depth_caps=tuple(spec.routing.depth_caps),
-            expected_output_tokens=spec.routing.expected_output_tokens,
-            staleness_per_s=spec.routing.staleness_per_s,
-            verification=spec.routing.verification,
-            balance=Balance(**spec.routing.balance.model_dump()),
+            depth_caps=tuple(routing.depth_caps),
+            expected_output_tokens=routing.expected_output_tokens,
+            staleness_per_s=routing.staleness_per_s,
+            verification=routing.verification,
+            balance=Balance(**routing.balance.model_dump()),
+            quantile=routing.quantile,
+            exploration=routing.exploration,
         ),
-        key_owners={key.sha256: name for name, tenant in spec.tenants.items() for key in tenant.keys},
+        keys=keys,
+        operators={digest: key for each in spec.operators for digest, key in _keys(each.name, [each]).items()},
+        teams={name: Team(name, _limits(each)) for name, each in spec.teams.items()},
+        admission=Admission(
+            max_waiting=spec.admission.max_waiting,
+            max_wait_s=spec.admission.max_wait_ms / 1e3,
+            ageing_per_s=spec.admission.ageing_per_s,
+            reserve_quantile=spec.admission.reserve_quantile,
+        ),
+        cache=Cache(**spec.cache.model_dump()),
     )
 
 
-def _version(spec: PolicySpec) -> str:
-    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def _version(spec: PolicySpec, teams: Sequence[TeamFileSpec]) -> str:
+    documents = [spec.model_dump(mode="json"), *(each.model_dump(mode="json") for each in teams)]
+    canonical = json.dumps(documents if teams else documents[0], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_VERSION_DIGITS]
 
 
 def _model(name: str, spec: ModelSpec) -> ModelPolicy:
     price = spec.price_usd_per_million
-    return ModelPolicy(name, price.input / 1e6, price.output / 1e6, spec.quality)
+    cached = price.input if price.cached_input is None else price.cached_input
+    return ModelPolicy(name, price.input / 1e6, cached / 1e6, price.output / 1e6, spec.quality)
 
 
 def _batch_class(name: str, spec: BatchClassSpec) -> BatchClass:
@@ -59,19 +115,84 @@ def _batch_class(name: str, spec: BatchClassSpec) -> BatchClass:
 def _tier(name: str, spec: TierSpec, batch_classes: dict[str, BatchClass]) -> Tier:
     return Tier(
         name=name,
-        ttft_s=None if spec.ttft_ms is None else spec.ttft_ms / 1e3,
-        tpot_s=None if spec.tpot_ms is None else spec.tpot_ms / 1e3,
+        ttft_s=_seconds(spec.ttft_ms),
+        tpot_s=_seconds(spec.tpot_ms),
         batch_classes=tuple(batch_classes[each] for each in (spec.batch_class, *spec.also_batch_classes)),
         max_depth=spec.max_depth,
+        deadline_s=_seconds(spec.deadline_ms),
+        priority=spec.priority,
+        min_depth=spec.min_depth,
+        degrade=tuple(spec.degrade),
     )
 
 
-def _tenant(name: str, spec: TenantSpec, tier: Tier, policy: PolicySpec) -> Tenant:
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
+def _tenant(
+    name: str, spec: TenantSpec, tier: Tier, policy: PolicySpec, team: str | None, routes: tuple[tuple[Route, ...], ...]
+) -> Tenant:
+    grant = policy.teams.get(team) if team else None
+    money = [spec.max_cost_usd_per_request, grant.max_cost_usd_per_request if grant else None]
     return Tenant(
         name=name,
         tier=tier,
         models=tuple(spec.models),
-        max_depth=tier.max_depth if spec.max_depth is None else min(spec.max_depth, tier.max_depth),
-        max_cost_usd_per_request=spec.max_cost_usd_per_request,
+        max_depth=min(_given(spec.max_depth, tier.max_depth, grant.max_depth if grant else None)),
+        max_cost_usd_per_request=min(_given(*money), default=None),
         objective=spec.objective or policy.tiers[tier.name].objective or policy.routing.objective,
+        team=team,
+        limits=_limits(spec),
+        cache=spec.cache,
+        routes=routes,
     )
+
+
+def _given(*values: Number | None) -> list[Number]:
+    return [value for value in values if value is not None]
+
+
+def _limits(spec: TenantSpec | TeamSpec) -> Limits:
+    return Limits(
+        requests_per_minute=spec.requests_per_minute,
+        tokens_per_minute=spec.tokens_per_minute,
+        concurrency=spec.concurrency,
+        budgets=tuple(Budget(each.usd, each.per, each.time_zone) for each in spec.budgets),
+    )
+
+
+def _keys(owner: str, specs: Iterable[KeySpec]) -> dict[str, Key]:
+    return {
+        key.sha256: Key(
+            owner=owner,
+            name=key.name,
+            not_before_s=None if key.not_before is None else _midnight_s(key.not_before),
+            expires_s=None if key.expires is None else _midnight_s(key.expires + timedelta(days=1)),
+        )
+        for key in specs
+    }
+
+
+def _midnight_s(day: date) -> float:
+    return datetime.combine(day, time(), UTC).timestamp()
+
+
+def _route(layer: str, spec: RouteSpec) -> Route:
+    match, lengths = spec.match, spec.match.prompt_tokens
+    return Route(
+        name=spec.name,
+        layer=layer,
+        tags=None if match.tags is None else frozenset(match.tags),
+        workflows=None if match.workflows is None else tuple(match.workflows),
+        min_prompt_tokens=lengths.min if lengths else 0,
+        max_prompt_tokens=lengths.max if lengths else None,
+        objective=spec.objective,
+        quality=spec.quality,
+        models=None if spec.models is None else frozenset(spec.models),
+        max_depth=spec.max_depth,
+    )
+
+
+def _routes_of(tenant: str, routes: Iterable[tuple[RouteSpec, Route]]) -> tuple[Route, ...]:
+    return tuple(route for spec, route in routes if spec.match.tenants is None or tenant in spec.match.tenants)
