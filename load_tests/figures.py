@@ -111,6 +111,7 @@ LATENCIES: dict[str, Figure] = {
     "longest gap p99": partial(_percentile, lambda each: each.streamed.longest_gap_s, 99),
 }
 LEVELS: dict[str, Figure] = {
+    "USD per 1,000 requests": lambda view: _ratio(1e3 * _engine("cost_usd", view), len(view.seen)),
     "attained %": lambda view: _percent(view.goodput.attainment),
     "attained % of who stayed": lambda view: _percent(view.goodput.attainment_of_stayed),
     "good requests/s": lambda view: view.goodput.requests_per_s,

@@ -119,11 +119,13 @@ class SloSpec(_Spec):
     ttft_ms: Milliseconds | None = None
     tpot_ms: Milliseconds | None = None
     e2e_ms: Milliseconds | None = None
+    models: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Whose answers count as good enough; all when empty."""
 
     @property
     def slo(self) -> Slo:
         ttft_s, tpot_s, e2e_s = (ms and ms / 1e3 for ms in (self.ttft_ms, self.tpot_ms, self.e2e_ms))
-        return Slo(ttft_s, tpot_s, e2e_s)
+        return Slo(ttft_s, tpot_s, e2e_s, frozenset(self.models) or None)
 
 
 class TrafficClass(_Spec):

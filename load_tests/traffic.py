@@ -52,6 +52,7 @@ class Seen:
             streamed.tpot_s,
             self.late_s + streamed.wall_s if streamed.fate is Fate.ANSWERED else None,
             streamed.reason,
+            streamed.decision.get("model", ""),
         )
 
 

@@ -26,7 +26,8 @@ class Outcome:
     """One request as its client saw it; times in seconds from the moment it was due, not from when it was sent.
 
     ttft_s is None without a first token, tpot_s without a second, e2e_s unless the answer came to its end.
-    tokens: output tokens that reached the client. reason: a code for an end that was no answer.
+    tokens: output tokens that reached the client. reason: a code for an end that was no answer. model: who answered,
+    where the server tells.
     """
 
     fate: Fate
@@ -35,19 +36,23 @@ class Outcome:
     tpot_s: float | None = None
     e2e_s: float | None = None
     reason: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Service levels of a request in seconds, each inclusive; what is None is not asked."""
+    """Service levels of a request in seconds, each inclusive, and who may answer it; what is None is not asked."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+    models: frozenset[str] | None = None
 
     def kept(self, outcome: Outcome) -> bool:
         """Whether the answer came to its end within every level; one token has no pace to keep."""
         if outcome.fate is not Fate.ANSWERED or outcome.ttft_s is None:
+            return False
+        if self.models is not None and outcome.model not in self.models:
             return False
         pairs = ((outcome.ttft_s, self.ttft_s), (outcome.tpot_s, self.tpot_s), (outcome.e2e_s, self.e2e_s))
         return all(limit is None or seen is None or seen <= limit for seen, limit in pairs)
