@@ -18,6 +18,7 @@ from outrider.policy.model import (
     Tenant,
     Tier,
 )
+from outrider.policy.routes import EffectiveRoute, effective_route
 from outrider.policy.schema import AUTO, Objective, PolicySpec
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Balance",
     "Budget",
     "Cache",
+    "EffectiveRoute",
     "Key",
     "Limits",
     "ModelPolicy",
@@ -42,6 +44,7 @@ __all__ = [
     "Tenant",
     "Tier",
     "check_policy",
+    "effective_route",
     "hash_key",
     "load_policy",
     "new_key",
