@@ -15,10 +15,11 @@ from outrider.policy import PolicyReport, hash_key, parse_policy
 
 DEFAULT = (Path(__file__).resolve().parents[2] / "policies/default.yaml").read_text()
 
-names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,8}", fullmatch=True)
+names = st.from_regex(r"(?![0-9]+e[0-9]+$)[a-z0-9][a-z0-9._-]{0,8}", fullmatch=True)  # pyyaml leaves 0e0 unquoted
 objectives = st.sampled_from(["cheapest", "fastest", "best_quality", "balanced"])
 prices = st.floats(0, 1e6)
-milliseconds = st.floats(0.001, 1e6)
+waits_ms = st.floats(0, 50)
+milliseconds = st.floats(50, 1e6)  # no less than a class may hold a request back
 
 
 @st.composite
@@ -32,9 +33,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     model = st.fixed_dictionaries(
         {"price_usd_per_million": price, "quality": st.fixed_dictionaries({"default": st.floats(0, 1)})}
     )
-    batch_class = st.fixed_dictionaries(
-        {}, optional={"weight": st.floats(0.1, 10), "admission_wait_ms": st.floats(0, 50)}
-    )
+    batch_class = st.fixed_dictionaries({}, optional={"weight": st.floats(0.1, 10), "admission_wait_ms": waits_ms})
     tier = st.fixed_dictionaries(
         {"batch_class": st.sampled_from(classes)},
         optional={

@@ -300,7 +300,7 @@ def test_files_that_are_no_policies(tmp_path: Path, content: bytes, message: str
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "no.yaml", "no such file"),
-        (tmp_path, "this is a directory"),
+        (tmp_path, "no platform.yaml or default.yaml in this directory"),
         ("a\0b", "cannot be read"),
     ):
         with pytest.raises(PolicyError, match=message):

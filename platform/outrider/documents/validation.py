@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -35,6 +36,8 @@ _BOUNDS = {
     "less_than": ("lt", "must be less than {}"),
     "less_than_equal": ("le", "must be at most {}"),
 }
+_EXAMPLE_WIDTH = 1_000
+_WITH_UNIT = re.compile(r"[^0-9]{0,8}[0-9][0-9.,_]*[^0-9]{0,8}")
 
 
 def schema_problems(error: ValidationError, document: Document, model: type[BaseModel]) -> Iterator[Problem]:
@@ -62,10 +65,22 @@ def _message(detail: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
         bound, text = _BOUNDS[kind]
         return f"{text.format(_number(context[bound]))}, got {kind_of(value)}"
     if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, got {kind_of(value)}"
+        return f"expected {_EXPECTED[kind]}, got {kind_of(value)}{_hint(value, path, model)}"
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     return detail["msg"]
+
+
+def _hint(value: object, path: Path, model: type[BaseModel]) -> str:
+    """How the field is written, where its schema has an example, or that numbers bear no units."""
+    parent = _schema_at(path[:-1], model)
+    field = parent.model_fields.get(str(path[-1])) if path and _is_model(parent) else None
+    if field is not None and field.examples:
+        example = yaml.safe_dump(field.examples[0], default_flow_style=True, width=_EXAMPLE_WIDTH, sort_keys=False)
+        return f"; for example {example.removesuffix('...' + chr(10)).strip()}"
+    if isinstance(value, str) and _WITH_UNIT.fullmatch(value):
+        return "; write the number alone, in the unit that the field is named after"
+    return ""
 
 
 def _number(bound: object) -> str:
@@ -74,17 +89,26 @@ def _number(bound: object) -> str:
 
 def _fields_at(path: Path, model: type[BaseModel]) -> list[str]:
     """Names of the fields that the schema knows at a path."""
+    schema = _schema_at(path, model)
+    return list(schema.model_fields) if _is_model(schema) else []
+
+
+def _schema_at(path: Path, model: type[BaseModel]) -> Any:
+    """The annotation at a path, without its None."""
     schema: Any = model
     for step in path:
         schema = _without_none(schema)
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
+        if _is_model(schema):
             schema = schema.model_fields[str(step)].annotation
         elif get_origin(schema) is tuple:
             schema = get_args(schema)[0]
         elif get_origin(schema) in (dict, list):
             schema = get_args(schema)[-1]
-    schema = _without_none(schema)
-    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+    return _without_none(schema)
+
+
+def _is_model(schema: Any) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
 
 
 def _without_none(schema: Any) -> Any:

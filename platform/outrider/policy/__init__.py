@@ -1,8 +1,8 @@
 """What platform teams edit: schema, loading with line numbers, versions, keys."""
 
 from outrider.documents import Problem
-from outrider.policy.keys import DEMO_KEY, KEY_PREFIX, hash_key, new_key
-from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policy
+from outrider.policy.keys import DEMO_KEY, DEMO_OPERATOR_KEY, KEY_PREFIX, hash_key, new_key
+from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policies, parse_policy
 from outrider.policy.model import (
     Admission,
     Balance,
@@ -20,10 +20,12 @@ from outrider.policy.model import (
 )
 from outrider.policy.routes import EffectiveRoute, effective_route
 from outrider.policy.schema import AUTO, Objective, PolicySpec
+from outrider.policy.sources import Source, read_sources
 
 __all__ = [
     "AUTO",
     "DEMO_KEY",
+    "DEMO_OPERATOR_KEY",
     "KEY_PREFIX",
     "Admission",
     "Balance",
@@ -40,6 +42,7 @@ __all__ = [
     "Problem",
     "Route",
     "Routing",
+    "Source",
     "Team",
     "Tenant",
     "Tier",
@@ -48,5 +51,7 @@ __all__ = [
     "hash_key",
     "load_policy",
     "new_key",
+    "parse_policies",
     "parse_policy",
+    "read_sources",
 ]

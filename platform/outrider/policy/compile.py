@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import TypeVar
 
 from outrider.policy.model import (
@@ -42,6 +42,7 @@ PLATFORM = "platform"
 """The layer of the platform's own document."""
 
 _VERSION_DIGITS = 12
+_DAY_S = 86_400.0
 
 Number = TypeVar("Number", int, float)
 
@@ -50,19 +51,20 @@ def compile_policy(spec: PolicySpec, teams: Sequence[TeamFileSpec] = ()) -> Poli
     """Resolve references and units. The documents have passed their cross-checks: every name in them exists."""
     batch_classes = {name: _batch_class(name, each) for name, each in spec.batch_classes.items()}
     tiers = {name: _tier(name, each, batch_classes) for name, each in spec.tiers.items()}
-    layers: list[tuple[str, PolicySpec | TeamFileSpec]] = [(PLATFORM, spec), *((file.team, file) for file in teams)]
-    routes = {layer: [(each, _route(layer, each)) for each in document.routes] for layer, document in layers}
+    files = sorted(teams, key=lambda each: each.team)
+    layers: list[tuple[str, PolicySpec | TeamFileSpec]] = [(PLATFORM, spec), *((file.team, file) for file in files)]
+    routes = {layer: _Routes(layer, document.routes) for layer, document in layers}
     tenants: dict[str, Tenant] = {}
     keys: dict[str, Key] = {}
     for layer, document in layers:
         for name, each in document.tenants.items():
             keys |= _keys(name, each.keys)
             team = None if layer == PLATFORM else layer
-            own = tuple(_routes_of(name, routes[at]) for at in dict.fromkeys((PLATFORM, layer)))
+            own = tuple(routes[at].of(name) for at in dict.fromkeys((PLATFORM, layer)))
             tenants[name] = _tenant(name, each, tiers[each.tier], spec, team, own)
     routing = spec.routing
     return Policy(
-        version=_version(spec, teams),
+        version=_version(spec, files),
         models={name: _model(name, each) for name, each in spec.models.items()},
         batch_classes=batch_classes,
         tiers=tiers,
@@ -168,7 +170,7 @@ def _keys(owner: str, specs: Iterable[KeySpec]) -> dict[str, Key]:
             owner=owner,
             name=key.name,
             not_before_s=None if key.not_before is None else _midnight_s(key.not_before),
-            expires_s=None if key.expires is None else _midnight_s(key.expires + timedelta(days=1)),
+            expires_s=None if key.expires is None else _midnight_s(key.expires) + _DAY_S,
         )
         for key in specs
     }
@@ -194,5 +196,20 @@ def _route(layer: str, spec: RouteSpec) -> Route:
     )
 
 
-def _routes_of(tenant: str, routes: Iterable[tuple[RouteSpec, Route]]) -> tuple[Route, ...]:
-    return tuple(route for spec, route in routes if spec.match.tenants is None or tenant in spec.match.tenants)
+class _Routes:
+    """A layer's routes by the tenants that can take them, so that one tenant's cost nothing for the others."""
+
+    def __init__(self, layer: str, specs: Iterable[RouteSpec]) -> None:
+        self._common: list[tuple[int, Route]] = []
+        self._named: dict[str, list[tuple[int, Route]]] = {}
+        for index, spec in enumerate(specs):
+            entry = (index, _route(layer, spec))
+            if spec.match.tenants is None:
+                self._common.append(entry)
+            for tenant in spec.match.tenants or ():
+                self._named.setdefault(tenant, []).append(entry)
+
+    def of(self, tenant: str) -> tuple[Route, ...]:
+        """Those that can match a tenant, in the order of the file."""
+        entries = sorted([*self._common, *self._named.get(tenant, ())], key=lambda entry: entry[0])
+        return tuple(route for _, route in entries)

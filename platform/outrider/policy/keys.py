@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-__all__ = ["DEMO_KEY", "KEY_PREFIX", "hash_key", "new_key"]
+__all__ = ["DEMO_KEY", "DEMO_OPERATOR_KEY", "KEY_PREFIX", "hash_key", "new_key"]
 
 KEY_PREFIX = "sk-outrider-"
 
 DEMO_KEY = "sk-outrider-demo-local-only"
 """Well known and worth nothing: the key of the demo tenant in `policies/default.yaml`, for 127.0.0.1 only."""
+
+DEMO_OPERATOR_KEY = "sk-outrider-operator-local-only"
+"""As the demo key, for the operator of `policies/default.yaml`: whoever reads this may change the policy there."""
 
 _RANDOM_BYTES = 32
 
