@@ -12,6 +12,7 @@ from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from outrider.types import GenerationRequest
+from outrider_deployments.front import HttpFront
 from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.upstream import GenerateCall, Upstreams
 
@@ -66,6 +67,8 @@ class Gateway:
             events=EventLog(Path(config.events)) if config.events else None,
         )
         self._gateway = self._app.state.gateway
+        listen = config.gateway.listen
+        self._front = HttpFront(self._app, listen.host, listen.port) if listen else None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return OneRequestId(self._app)
@@ -77,8 +80,12 @@ class Gateway:
             await asyncio.sleep(DRAIN_POLL_S)
 
     async def __del__(self) -> None:
-        if hasattr(self, "_upstreams"):
-            await self._upstreams.close()
+        """Serve calls this when its proxy has no open request here; those of the own port are let finish first."""
+        if not hasattr(self, "_front"):
+            return
+        if self._front is not None:
+            await self._front.close()
+        await self._upstreams.close()
 
 
 class OneRequestId:

@@ -23,7 +23,7 @@ from rich.status import Status
 from outrider.errors import ConfigurationError, OutriderError
 from outrider.policy import DEMO_KEY, load_policy
 from outrider_deployments import local_ray, preflight
-from outrider_deployments.config import AppConfig, resolve_path
+from outrider_deployments.config import AppConfig, ListenConfig, resolve_path
 from outrider_deployments.readiness import await_ready
 
 __all__ = ["main"]
@@ -197,7 +197,9 @@ def _deploy(config: AppConfig, options: Options, console: Console, status: Statu
     began_s = time.monotonic()
     status.start()
     status.update("starting Serve")
-    serve.start(proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port})
+    serve.start(proxy_location="Disabled")
+    listen = ListenConfig(host=options.host, port=options.port)
+    config = config.model_copy(update={"gateway": config.gateway.model_copy(update={"listen": listen})})
     target = serve.RunTarget(target=build(config), name=APPLICATION, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
     await_ready(APPLICATION, options.url, config, report=status.update, check=signals.check)
