@@ -12,6 +12,7 @@
     │   ├── NotAnOperator               403  the key is good, but not for what it was used for
     │   ├── ModelNotFound               404  no such model behind this endpoint
     │   ├── RouteNotFound               404  no such path
+    │   ├── WorkflowNotFound            404  the tenant has no finished request of that workflow
     │   ├── MethodNotAllowed            405  the path exists, not with that method
     │   └── RequestTooLarge             413  the body has more bytes than the gateway reads
     ├── CapacityError                   the platform cannot take the request now; trying later may help
@@ -101,6 +102,7 @@ __all__ = [
     "TargetLost",
     "TrainingDiverged",
     "UnsupportedParameter",
+    "WorkflowNotFound",
 ]
 
 
@@ -203,6 +205,13 @@ class RouteNotFound(RequestError):
 
     status = 404
     code = "route_not_found"
+
+
+class WorkflowNotFound(RequestError):
+    """No request of the tenant has finished under that workflow id."""
+
+    status = 404
+    code = "workflow_not_found"
 
 
 class MethodNotAllowed(RequestError):
