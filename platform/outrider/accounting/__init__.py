@@ -3,27 +3,49 @@
 from outrider.accounting.questions import Only, SpendQuery, WorkflowQuery, zone_called
 from outrider.accounting.spending import Spending
 from outrider.accounting.totals import GroupBy, Row, Span, Spend, Totals
+from outrider.accounting.types import (
+    Accountant,
+    Ask,
+    RateLimit,
+    RateLimits,
+    Reservation,
+    Settlement,
+    accounts_of,
+    team_account,
+    tenant_account,
+)
+from outrider.accounting.unmetered import Unmetered
 from outrider.accounting.usage import BudgetState, RateState, Usage, UsageBucket
 from outrider.accounting.workflows import Cohort, OutcomeReport, Share, Workflow, WorkflowSpend
 
 __all__ = [
+    "Accountant",
+    "Ask",
     "BudgetState",
     "Cohort",
     "GroupBy",
     "Only",
     "OutcomeReport",
+    "RateLimit",
+    "RateLimits",
     "RateState",
+    "Reservation",
     "Row",
+    "Settlement",
     "Share",
     "Span",
     "Spend",
     "SpendQuery",
     "Spending",
     "Totals",
+    "Unmetered",
     "Usage",
     "UsageBucket",
     "Workflow",
     "WorkflowQuery",
     "WorkflowSpend",
+    "accounts_of",
+    "team_account",
+    "tenant_account",
     "zone_called",
 ]

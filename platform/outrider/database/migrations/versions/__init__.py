@@ -1,0 +1,1 @@
+"""The history, oldest first. A file that has been released is never changed."""

@@ -1,0 +1,8 @@
+"""All tables in one METADATA: the ledger's are in `ledger`; every other owner adds a module and a line below."""
+
+from __future__ import annotations
+
+from outrider.database.tables.base import METADATA
+from outrider.database.tables.ledger import LEASES, LEDGER, OWNER, SPENT
+
+__all__ = ["LEASES", "LEDGER", "METADATA", "OWNER", "SPENT"]
