@@ -31,6 +31,7 @@
     │   ├── CurveError                  a step-cost curve is flat, empty or not monotone
     │   ├── SuiteError                  an eval suite or one of its items does not load; names file, line, field
     │   ├── EvalMismatch                eval outcomes of another suite, model or setting than asked for
+    │   ├── QualityFileError            a file of quality estimates is missing, damaged or of another kind or version
     │   ├── PortInUse                   the HTTP port is taken
     │   ├── RecipeError                 a drafter recipe does not load, or does not fit its target
     │   ├── DataError                   prompts or answers are unreadable, empty or do not fit the context
@@ -92,6 +93,7 @@ __all__ = [
     "PolicyConflict",
     "PolicyError",
     "PortInUse",
+    "QualityFileError",
     "RateLimited",
     "RecipeError",
     "RequestError",
@@ -327,6 +329,12 @@ class EvalMismatch(ConfigurationError):
     """Outcomes or results of another suite, model or setting than asked for; mixing them would compare nothing."""
 
     code = "eval_mismatch"
+
+
+class QualityFileError(ConfigurationError):
+    """A file of quality estimates is missing, damaged or of another version. The message names field and fix."""
+
+    code = "quality_file_error"
 
 
 class PortInUse(ConfigurationError):

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
 }
 RAY_ROOTS = {"deployments"}
-LIGHT = ("documents", "policy", "scheduling", "routing", "replay")
+LIGHT = ("documents", "policy", "quality", "scheduling", "routing", "replay")
 HEAVY = ("torch", "ray", "transformers")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import os
 import time
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from outrider.local import LocalEngine
     from outrider.text import TextModel
 
-__all__ = ["LocalModel"]
+__all__ = ["LocalModel", "weights_digest"]
 
 Chunks = Sequence[tuple[str, TokenChunk]]
 
@@ -67,13 +68,14 @@ class LocalModel:
         self._local.close()
 
     def about(self) -> dict[str, object]:
-        """The directories' names; where they lie on this machine is nobody's business."""
+        """The directories' names and what is in them; where they lie on this machine is nobody's business."""
         drafter = None if self._drafter is None else self._drafter.resolve().name
         return {
             "model": self.name,
             "target": self._target.resolve().name,
             "drafter": drafter,
             "tokenizer": self._text.fingerprint[:16],
+            "weights": weights_digest(self._target),
         }
 
     async def answer(self, messages: Sequence[Mapping[str, str]], sampling: Sampling, seed: int, domain: str) -> Answer:
@@ -125,3 +127,12 @@ class LocalModel:
         for request_id, chunk in chunks:
             if request_id in self._waiting:
                 self._waiting[request_id].put_nowait(chunk)
+
+
+def weights_digest(directory: Path) -> str:
+    """16 hex digits over a model directory's weight files: a model trained again is another one under the same name."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

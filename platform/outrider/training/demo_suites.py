@@ -1,7 +1,8 @@
 """The eval suites of the demo domains, generated from held-out questions only.
 
 `python -m outrider.training.demo_suites` writes them again. Everything but the prose is the same on every machine;
-the prose is the documentation of the Python that runs it.
+the prose is the documentation of the Python that runs it. `python -m outrider.training.demo_suites FOLDER` writes
+further questions there, none of them in the suites: what `outrider eval sufficiency fit` learns from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from outrider.training.data.reading import reading_documents
 from outrider.training.data.snippets import ASK, LISTS, PAIRS, SNIPPETS, TEXTS
 from outrider.training.data.tasks import task_documents
 
-__all__ = ["ITEMS_PER_SUITE", "build_suites", "suite_items"]
+__all__ = ["ITEMS_PER_SUITE", "build_further_suites", "build_suites", "further_items", "suite_items"]
 
 ITEMS_PER_SUITE = 640
+FURTHER_ITEMS = 2_000
 SEED = 20261124
 LARGEST_NUMBER = 99
+LARGEST_FURTHER_NUMBER = 299
 TRAINED_NUMBERS = range(2, 31)
 """Numbers in the training split's functions; larger ones make more held-out functions of the same forms."""
 
@@ -66,23 +69,49 @@ def suite_items(name: str, count: int = ITEMS_PER_SUITE) -> list[Record]:
     return [{"id": f"{name}-{number:04d}", **item} for number, item in enumerate(found, 1)]
 
 
+def further_items(name: str, count: int, used: Set[str]) -> list[Record]:
+    """At most `count` held-out questions of a suite's domain that are not among `used`, in a fixed shuffled order.
+
+    Passages of prose are the suite's own with other questions: there are no more, so what is fitted and what is held
+    out must differ by group.
+    """
+    rng = random.Random(f"{SEED}:{name}:further")
+    if name == "code":
+        found = _code(sys.maxsize, rng, LARGEST_FURTHER_NUMBER)
+    elif name == "prose":
+        found = _prose(sys.maxsize, rng)
+    else:
+        found = {"maths": _maths, "tasks": _tasks}[name](count + len(used), rng)
+    fresh = [item for item in found if item["prompt"] not in used]
+    return [{"id": f"{name}-further-{number:04d}", **item} for number, item in enumerate(fresh[:count], 1)]
+
+
 def build_suites(folder: Path) -> dict[str, int]:
     """Write the four suites; items by suite."""
-    folder.mkdir(parents=True, exist_ok=True)
+    return {name: _write_suite(folder, name, name, suite_items(name)) for name in _SUITES}
+
+
+def build_further_suites(folder: Path, count: int = FURTHER_ITEMS) -> dict[str, int]:
+    """Write one suite of further questions per domain; items by suite."""
     written = {}
-    for name, about in _SUITES.items():
-        items = suite_items(name)
-        lines = (json.dumps(item, ensure_ascii=False, separators=(",", ":")) for item in items)
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / f"{name}.yaml").write_text(_suite_yaml(name, about), encoding="utf-8")
-        written[name] = len(items)
+    for name in _SUITES:
+        used = {item["prompt"] for item in suite_items(name)}
+        written[f"{name}-further"] = _write_suite(folder, f"{name}-further", name, further_items(name, count, used))
     return written
 
 
-def _suite_yaml(name: str, about: Mapping[str, Any]) -> str:
+def _write_suite(folder: Path, name: str, domain: str, items: Sequence[Record]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(item, ensure_ascii=False, separators=(",", ":")) for item in items)
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / f"{name}.yaml").write_text(_suite_yaml(name, domain, _SUITES[domain]), encoding="utf-8")
+    return len(items)
+
+
+def _suite_yaml(name: str, domain: str, about: Mapping[str, Any]) -> str:
     return (
         f"# Made by `python -m outrider.training.demo_suites` from held-out questions; edit that, not this.\n"
-        f"version: 1\nname: {name}\ndomain: {name}\ndescription: {json.dumps(about['description'])}\n"
+        f"version: 1\nname: {name}\ndomain: {domain}\ndescription: {json.dumps(about['description'])}\n"
         f"license: {json.dumps(about['license'])}\nitems: {name}.jsonl\n"
         f"sampling: {{temperature: 0, max_tokens: 200}}\ncheck: {json.dumps(about['check'])}\n"
     )
@@ -183,11 +212,11 @@ def _answer_patterns(answer: str) -> list[str]:
     return patterns
 
 
-def _code(count: int, rng: random.Random) -> list[Record]:
+def _code(count: int, rng: random.Random, largest_number: int = LARGEST_NUMBER) -> list[Record]:
     """Every held-out function with numbers as in training in each wording, then those with larger numbers in two."""
     near: list[Record] = []
     far: list[Record] = []
-    for snippet, values in _fillings():
+    for snippet, values in _fillings(largest_number):
         signature = _filled(f"{snippet.name}({snippet.arguments})", values)
         source = f"snippet:{signature}"
         if split_of(source) != "heldout" or "path" in snippet.arguments:
@@ -212,12 +241,12 @@ def _code(count: int, rng: random.Random) -> list[Record]:
     return chosen
 
 
-def _fillings() -> Iterator[tuple[Any, dict[str, str]]]:
+def _fillings(largest_number: int) -> Iterator[tuple[Any, dict[str, str]]]:
     """Every snippet with every value of the parameters that it uses, each once."""
     for snippet in SNIPPETS:
         whole = f"{snippet.name}({snippet.arguments}) {snippet.goal}"
         pairs = PAIRS if "{x}" in whole else PAIRS[:1]
-        numbers = range(TRAINED_NUMBERS[0], LARGEST_NUMBER + 1) if "{n}" in whole else TRAINED_NUMBERS[:1]
+        numbers = range(TRAINED_NUMBERS[0], largest_number + 1) if "{n}" in whole else TRAINED_NUMBERS[:1]
         lists = LISTS if "{l}" in whole else LISTS[:1]
         texts = TEXTS if "{t}" in whole else TEXTS[:1]
         seen: set[str] = set()
@@ -285,4 +314,7 @@ def _arguments(function: str, arguments: str, n: int) -> list[tuple[object, ...]
 
 
 if __name__ == "__main__":
-    print(build_suites(Path(__file__).resolve().parents[1] / "evals" / "suites"))
+    if len(sys.argv) > 1:
+        print(build_further_suites(Path(sys.argv[1])))
+    else:
+        print(build_suites(Path(__file__).resolve().parents[1] / "evals" / "suites"))
