@@ -14,27 +14,15 @@ import pytest
 import typer
 
 from outrider.cli.explain import idle_snapshots
-from outrider.cli.main import _MODULES, COMMANDS, main
+from outrider.cli.main import _MODULES, COMMANDS
 from outrider.policy import DEMO_KEY, hash_key, load_policy, parse_policy
 from outrider.routing import RouteQuery, decide
 from outrider.telemetry import EventLog, RequestEvent, RequestOutcome
 from outrider.types import Budgets
+from support.commands import Ran
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = str(ROOT / "policies/default.yaml")
-
-
-class Ran:
-    """What a command left behind."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        self.code = end.value.code or 0
-        self.out, self.err = capsys.readouterr()
-
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 def test_check_summarises_a_good_policy(capsys: pytest.CaptureFixture[str]) -> None:

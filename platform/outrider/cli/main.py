@@ -20,9 +20,9 @@ COMMANDS = {
     "chat": "Talk to a model in this terminal, without a server.",
     "draft": "Make a drafter for a target: data, training, evaluation, calibration.",
     "eval": "Measure what answers are worth, and compare two runs.",
-    "keys": "Make API keys.",
+    "keys": "Make and revoke API keys.",
     "models": "Build and list the demo models.",
-    "policy": "Check a policy and explain what it decides.",
+    "policy": "Check a policy, compare two, and explain what one decides.",
     "profile": "Measure what a round's parts cost on this machine.",
 }
 """Each command lives in `outrider.cli.<name>` (`eval` in `evals`), which has a typer application named `app`."""

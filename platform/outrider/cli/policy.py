@@ -1,81 +1,31 @@
-"""`outrider policy`: is this policy right, and what would it decide?"""
+"""`outrider policy`: is this policy right, what does it change, and what would it decide?"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from outrider.cli import policy_documents
 from outrider.cli.explain import idle_snapshots, print_decision, read_snapshots, recorded_decision
 from outrider.errors import ConfigurationError, OutriderError
-from outrider.policy import AUTO, Policy, Problem, check_policy, load_policy
+from outrider.policy import AUTO, Policy, load_policy
 from outrider.routing import RouteQuery, decide
 from outrider.types import Budgets, Decision
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Check a policy and explain what it decides.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Check a policy, compare two, and explain what one decides.", no_args_is_help=True, add_completion=False
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="Policy YAML.")],
-    as_json: Json = False,
-) -> None:
-    """Read a policy; say everything that is wrong with it, or what it contains. Exit code 1 when it is refused."""
-    report = check_policy(file)
-    if as_json:
-        problems, warnings = _as_dicts(report.problems), _as_dicts(report.warnings)
-        summary = None if report.policy is None else _summary(report.policy)
-        typer.echo(json.dumps({"policy": summary, "problems": problems, "warnings": warnings}, indent=2))
-    else:
-        for problem in report.problems:
-            typer.echo(str(problem), err=True)
-        for warning in report.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        if report.policy is not None:
-            _print_summary(file, report.policy)
-    if report.policy is None:
-        raise typer.Exit(1)
-
-
-def _as_dicts(problems: tuple[Problem, ...]) -> list[dict[str, object]]:
-    return [asdict(problem) for problem in problems]
-
-
-def _summary(policy: Policy) -> dict[str, object]:
-    per_tier = Counter(tenant.tier.name for tenant in policy.tenants.values())
-    return {
-        "version": policy.version,
-        "models": {
-            name: {"input": model.input_usd_per_token * 1e6, "output": model.output_usd_per_token * 1e6}
-            for name, model in policy.models.items()
-        },
-        "batch_classes": list(policy.batch_classes),
-        "tiers": {name: per_tier[name] for name in policy.tiers},
-        "tenants": len(policy.tenants),
-        "keys": len(policy.keys),
-    }
-
-
-def _print_summary(file: Path, policy: Policy) -> None:
-    per_tier = Counter(tenant.tier.name for tenant in policy.tenants.values())
-    models = (
-        f"{name} (${model.input_usd_per_token * 1e6:g} in, ${model.output_usd_per_token * 1e6:g} out per million)"
-        for name, model in policy.models.items()
-    )
-    typer.echo(f"{file}: version {policy.version}, valid")
-    typer.echo(f"  models         {', '.join(models)}")
-    typer.echo(f"  batch classes  {', '.join(policy.batch_classes)}")
-    typer.echo(f"  tiers          {', '.join(f'{name} (used by {per_tier[name]})' for name in policy.tiers)}")
-    typer.echo(f"  tenants        {len(policy.tenants)} with {len(policy.keys)} keys")
+app.command()(policy_documents.check)
+app.command()(policy_documents.diff)
+app.command()(policy_documents.schema)
 
 
 @app.command()

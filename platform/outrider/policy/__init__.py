@@ -1,6 +1,9 @@
-"""What platform teams edit: schema, loading with line numbers, versions, keys."""
+"""What platform teams edit: schema, loading with line numbers, versions, routes, differences, keys."""
 
 from outrider.documents import Problem
+from outrider.policy.changes import Change
+from outrider.policy.diff import diff, sentences
+from outrider.policy.export import json_schema
 from outrider.policy.keys import DEMO_KEY, DEMO_OPERATOR_KEY, KEY_PREFIX, hash_key, new_key
 from outrider.policy.loading import PolicyReport, check_policy, load_policy, parse_policies, parse_policy
 from outrider.policy.model import (
@@ -31,6 +34,7 @@ __all__ = [
     "Balance",
     "Budget",
     "Cache",
+    "Change",
     "EffectiveRoute",
     "Key",
     "Limits",
@@ -47,11 +51,14 @@ __all__ = [
     "Tenant",
     "Tier",
     "check_policy",
+    "diff",
     "effective_route",
     "hash_key",
+    "json_schema",
     "load_policy",
     "new_key",
     "parse_policies",
     "parse_policy",
     "read_sources",
+    "sentences",
 ]

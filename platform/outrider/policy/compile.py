@@ -80,7 +80,7 @@ def compile_policy(spec: PolicySpec, teams: Sequence[TeamFileSpec] = ()) -> Poli
         ),
         keys=keys,
         operators={digest: key for each in spec.operators for digest, key in _keys(each.name, [each]).items()},
-        teams={name: Team(name, _limits(each)) for name, each in spec.teams.items()},
+        teams={name: _team(name, each) for name, each in spec.teams.items()},
         admission=Admission(
             max_waiting=spec.admission.max_waiting,
             max_wait_s=spec.admission.max_wait_ms / 1e3,
@@ -148,6 +148,18 @@ def _tenant(
         limits=_limits(spec),
         cache=spec.cache,
         routes=routes,
+    )
+
+
+def _team(name: str, spec: TeamSpec) -> Team:
+    return Team(
+        name=name,
+        limits=_limits(spec),
+        models=tuple(spec.models),
+        tiers=tuple(spec.tiers),
+        max_tenants=spec.max_tenants,
+        max_depth=spec.max_depth,
+        max_cost_usd_per_request=spec.max_cost_usd_per_request,
     )
 
 

@@ -99,10 +99,15 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """What the platform grants a team, shared by its tenants."""
+    """What the platform grants a team: its tenants share the limits, and each stays within the rest."""
 
     name: str
-    limits: Limits
+    limits: Limits = NO_LIMITS
+    models: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+    max_tenants: int | None = None
+    max_depth: int | None = None
+    max_cost_usd_per_request: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class ModelSpec(Spec):
     """What a model costs and how good it is; where it runs is the deployment's business."""
 
     price_usd_per_million: PriceSpec = Field(examples=[{"input": 0.05, "output": 0.2}])
-    """List prices in US dollars per million tokens."""
+    """What requests cost, in US dollars per million tokens."""
     quality: dict[Name, Share] = Field(min_length=1, examples=[{"default": 0.6}])
     """Measured score in [0, 1] by domain; `default` answers for every domain not named."""
 
