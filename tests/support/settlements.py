@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ class Call:
             "decision_id": f"dec-{number}",
             "request_id": f"req-{number}",
             "time_s": self.time_s,
+            "charged_s": self.time_s,
             "wall_s": self.wall_s,
             "tenant": self.tenant,
             "team": self.team,
@@ -53,9 +55,10 @@ class Call:
             "cached_tokens": self.prompt_tokens // 2,
             "completion_tokens": self.prompt_tokens * 2,
             "cost_nusd": self.cost_nusd,
+            "forgiven_nusd": 0,
             "cache_hit": self.prompt_tokens % 3 == 0,
             "workflow": self.workflow,
-            "tags": list(self.tags),
+            "tags": json.dumps(self.tags),
             "ttft_s": self.ttft_s,
             "tpot_s": None,
             "ttft_missed": self.missed,

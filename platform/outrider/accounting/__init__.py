@@ -1,6 +1,8 @@
 """Prices, budgets and rates, reservations, leases to gateways, the durable ledger and what it adds up to."""
 
 from outrider.accounting.questions import Only, SpendQuery, WorkflowQuery, zone_called
+from outrider.accounting.reading import reading
+from outrider.accounting.spend_queries import read_spend
 from outrider.accounting.spending import Spending
 from outrider.accounting.totals import GroupBy, Row, Span, Spend, Totals
 from outrider.accounting.types import (
@@ -16,6 +18,7 @@ from outrider.accounting.types import (
 )
 from outrider.accounting.unmetered import Unmetered
 from outrider.accounting.usage import BudgetState, RateState, Usage, UsageBucket
+from outrider.accounting.workflow_queries import read_workflow_spend
 from outrider.accounting.workflows import Cohort, OutcomeReport, Share, Workflow, WorkflowSpend
 
 __all__ = [
@@ -45,6 +48,9 @@ __all__ = [
     "WorkflowQuery",
     "WorkflowSpend",
     "accounts_of",
+    "read_spend",
+    "read_workflow_spend",
+    "reading",
     "team_account",
     "tenant_account",
     "zone_called",

@@ -7,7 +7,7 @@ The JSON takes the names of OpenAI's usage and costs API: times in whole seconds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from outrider.errors import InvalidRequest
@@ -59,7 +59,18 @@ class Totals:
         return self.cost_nusd / 1e9
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Totals)))
+        return Totals(
+            self.calls + other.calls,
+            self.errors + other.errors,
+            self.cache_hits + other.cache_hits,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost_nusd + other.cost_nusd,
+            self.ttft_missed + other.ttft_missed,
+            self.tpot_missed + other.tpot_missed,
+            self.deadline_missed + other.deadline_missed,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's names where it has any."""

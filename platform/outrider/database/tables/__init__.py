@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from outrider.database.tables.base import METADATA
 from outrider.database.tables.ledger import LEASES, LEDGER, OWNER, SPENT
+from outrider.database.tables.workflows import WORKFLOW_OUTCOMES
 
-__all__ = ["LEASES", "LEDGER", "METADATA", "OWNER", "SPENT"]
+__all__ = ["LEASES", "LEDGER", "METADATA", "OWNER", "SPENT", "WORKFLOW_OUTCOMES"]

@@ -47,7 +47,14 @@ LEDGER = sa.Table(
     sa.Column("deadline_missed", sa.Boolean, nullable=False),
     sa.Index("ix_ledger_tenant_time_s", "tenant", "time_s"),
     sa.Index("ix_ledger_team_time_s", "team", "time_s"),
-    sa.Index("ix_ledger_workflow", "workflow"),
+    sa.Index(
+        "ix_ledger_tenant_workflow_time_s",
+        "tenant",
+        "workflow",
+        "time_s",
+        sqlite_where=sa.text("workflow IS NOT NULL"),
+        postgresql_where=sa.text("workflow IS NOT NULL"),
+    ),
     sa.Index("ix_ledger_time_s", "time_s"),
     sa.Index("ix_ledger_charged_s", "charged_s"),
 )
