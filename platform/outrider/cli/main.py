@@ -24,6 +24,7 @@ COMMANDS = {
     "models": "Build and list the demo models.",
     "policy": "Check a policy, compare two, and explain what one decides.",
     "profile": "Measure what a round's parts cost on this machine.",
+    "spend": "Who spent what, and what a completed workflow costs.",
 }
 """Each command lives in `outrider.cli.<name>` (`eval` in `evals`), which has a typer application named `app`."""
 
