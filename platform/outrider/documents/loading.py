@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -99,7 +100,9 @@ def read_text(path: str | os.PathLike[str], noun: str = "document") -> str | Pro
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # UTF-32's mark begins so, too
+        meant = " (it looks like UTF-16 or UTF-32)" if wide else ""
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8{meant}; save the file as UTF-8"
         return Problem(file, line, column, "", message)
 
 

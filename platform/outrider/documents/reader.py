@@ -72,7 +72,9 @@ def read_document(text: str, file: str, noun: str = "document") -> Document:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        document.problems.append(Problem(file, line, column, "", "YAML allows no control characters"))
+        null = text[error.position : error.position + 1] == "\0"
+        hint = "; is the file UTF-16? save it as UTF-8" if null else ""
+        document.problems.append(Problem(file, line, column, "", f"YAML allows no control characters{hint}"))
     return document
 
 
@@ -157,6 +159,8 @@ class _Builder:
         self._put(_plain(event.value) if event.implicit[0] else event.value, event)
 
     def _key(self, frame: _Frame, items: dict[str, object], event: yaml.ScalarEvent) -> None:
+        if event.value == "<<" and event.implicit[0]:
+            raise self._refused(event, f"a {self._noun} may not use the merge key '<<'; write it out")
         frame.key = event.value
         path = (*frame.path, event.value)
         frame.duplicate = event.value in items

@@ -37,6 +37,7 @@ _BOUNDS = {
     "less_than_equal": ("le", "must be at most {}"),
 }
 _EXAMPLE_WIDTH = 1_000
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 _WITH_UNIT = re.compile(r"[^0-9]{0,8}[0-9][0-9.,_]*[^0-9]{0,8}")
 
 
@@ -72,12 +73,14 @@ def _message(detail: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
 
 
 def _hint(value: object, path: Path, model: type[BaseModel]) -> str:
-    """How the field is written, where its schema has an example, or that numbers bear no units."""
+    """How the field is written, where its schema has an example, or that numbers bear neither quotes nor units."""
     parent = _schema_at(path[:-1], model)
     field = parent.model_fields.get(str(path[-1])) if path and _is_model(parent) else None
     if field is not None and field.examples:
         example = yaml.safe_dump(field.examples[0], default_flow_style=True, width=_EXAMPLE_WIDTH, sort_keys=False)
         return f"; for example {example.removesuffix('...' + chr(10)).strip()}"
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return "; write it without quotes"
     if isinstance(value, str) and _WITH_UNIT.fullmatch(value):
         return "; write the number alone, in the unit that the field is named after"
     return ""

@@ -80,7 +80,8 @@ def _read_day(value: object) -> object:
 
 def _check_time_zone(name: str) -> str:
     if not _is_time_zone(name):
-        _refuse(unknown("time zone", name, zoneinfo.available_timezones()))
+        said, _, _ = unknown("time zone", name, zoneinfo.available_timezones()).partition(" known:")
+        _refuse(f"{said} any IANA name will do, such as UTC or Europe/Berlin")
     return name
 
 

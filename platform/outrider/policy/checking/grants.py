@@ -66,11 +66,12 @@ def _names(
 ) -> Iterator[Problem]:
     """A name, or each of a list, that the platform knows but does not grant."""
     granted = strings(grant.get(f"{kind}s"))
+    complete = bool(granted) and all(each in known for each in granted)
     places: list[tuple[Path, object]] = [(path, value)]
     if isinstance(value, list):
         places = [((*path, index), each) for index, each in enumerate(value)]
     for place, name in places:
-        if granted and isinstance(name, str) and name in known and name not in granted:
+        if complete and isinstance(name, str) and name in known and name not in granted:
             listed = ", ".join(sorted(granted))
             yield document.problem(place, f"{owner} is not granted {kind} {shown(name)}; granted: {listed}")
 

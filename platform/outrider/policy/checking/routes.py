@@ -69,7 +69,7 @@ def _nothing_left(
         return
     floor, tags = number(route.get("quality")), strings(fields(route.get("match")).get("tags"))
     scores = {name: score for name in sorted(left) if (score := _best_score(name, tags, models)) is not None}
-    if floor is not None and len(scores) == len(left) and max(scores.values()) < floor:
+    if floor is not None and floor <= 1 and len(scores) == len(left) and max(scores.values()) < floor:
         best = max(scores, key=lambda name: scores[name])
         message = (
             f"no model that its tenants may use reaches {floor:g}; the best is {shown(best)} with {scores[best]:g}"
