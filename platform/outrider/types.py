@@ -42,10 +42,13 @@ class FinishReason(StrEnum):
 class BatchClass:
     """A set of numbers, not a label: how a request shares the engine's rounds.
 
-    weight: the request's weight w in the prefix scheduler.
-    prefill_share: largest share of a step's token cap that may be prefill while this request decodes, in (0, 1].
-    co_batch_tokens: cap on tokens in one step that serves this request.
-    admission_wait_s: how long admission may wait to fill a batch.
+    weight: the request's weight w in the prefix scheduler; times how long it has waited, who is admitted first, whose
+        prompt is computed first, and who decodes where a step has no room for all.
+    prefill_share: largest share of a step's token cap that may be prefill while this request decodes, in (0, 1]; one KV
+        block at least, as far as the cap has room for it.
+    co_batch_tokens: cap on tokens in one step in which this request decodes. Who weighs less takes turns in it, who
+        weighs as much or more is not admitted beyond it.
+    admission_wait_s: how long a request may wait for company while nobody runs.
     preemption_order: larger is preempted first.
     """
 

@@ -59,7 +59,10 @@ class State:
 
 
 def state(seed: int, *, kind: str = "", plain: bool = False) -> State:
-    """A random state without equal values; a `plain` one has no floors, weights, allowances, lags or prompts beside."""
+    """A random state without equal values.
+
+    A `plain` one has no floors, weights, allowances, lags or prompts beside, and room for everything.
+    """
     rng = np.random.default_rng(seed)
     size, slots, tenants = int(rng.integers(1, 13)), int(rng.integers(1, 8)), int(rng.integers(1, 5))
     others = 0 if plain else int(rng.choice((0, 0, 5, 40)))
@@ -87,6 +90,7 @@ def state(seed: int, *, kind: str = "", plain: bool = False) -> State:
             tenants=rng.integers(0, tenants, size),
             allowances=np.where(rng.random(tenants) < 0.5, rng.integers(0, 2 * slots, tenants), -1),
             probes=rng.random(size) < 0.1,
+            room_tokens=int(rng.choice((-1, rng.integers(0, 2 * size + 1)))),
         )
     return State(requests, costs, survival)
 
@@ -116,6 +120,33 @@ def test_allowances_are_never_exceeded(scheduler: PrefixScheduler, seed: int) ->
     drawn = state(seed)
     spent = verified(drawn.depths(scheduler), drawn.requests)
     assert (spent <= drawn.requests.allowances)[drawn.requests.allowances >= 0].all()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda s: s.name)
+@given(SEEDS)
+@quick
+def test_no_more_is_verified_than_the_step_has_room_for(scheduler: PrefixScheduler, seed: int) -> None:
+    """Not even for floors, allowances unused or probes."""
+    drawn = state(seed)
+    for room in range(6):
+        tight = replace(drawn, requests=replace(drawn.requests, room_tokens=room))
+        assert tight.depths(scheduler).sum() <= room
+
+
+@pytest.mark.parametrize("allowance", [-1, 6])
+@pytest.mark.parametrize("scheduler", [Algorithm1(), *LIMITED], ids=lambda s: s.name)
+def test_weight_decides_whose_drafts_are_verified_where_not_all_can_be(
+    scheduler: PrefixScheduler, allowance: int
+) -> None:
+    """Of the step's room, and of what one tenant may have verified."""
+    free = RoundCosts(StepCostCurve((1, 1000), (1.0, 1.03), "nearly free"))
+    survival = np.tile(np.cumprod(np.full(7, 0.8)), (3, 1))
+    alike = Requests(np.full(3, 7), np.ones(3), survival, room_tokens=6)
+    if allowance >= 0 and scheduler in LIMITED:
+        alike = replace(alike, room_tokens=-1, tenants=np.zeros(3, dtype=np.int64), allowances=np.array([allowance]))
+    weighted = replace(alike, weights=np.array([1.0, 4.0, 0.5]))
+    assert State(alike, free, survival).depths(scheduler).tolist() == [2, 2, 2]
+    assert State(weighted, free, survival).depths(scheduler).tolist() == [0, 6, 0]
 
 
 @pytest.mark.parametrize("scheduler", [Algorithm1(), *LIMITED], ids=lambda s: s.name)
@@ -174,7 +205,7 @@ def test_constrained_without_constraints_is_algorithm_1_on_a_convex_curve(kind: 
 @quick
 def test_floors_are_met_where_caps_and_allowances_let_them(seed: int) -> None:
     drawn = state(seed)
-    requests = replace(drawn.requests, allowances=np.full(len(drawn.requests.allowances), -1))
+    requests = replace(drawn.requests, allowances=np.full(len(drawn.requests.allowances), -1), room_tokens=-1)
     budget = Constrained().budget(requests, drawn.costs)
     behind = (requests.needed > 1) & (requests.caps > 0)
     assert not behind.any() or budget.drafted[behind].all() or not hurried(drawn, behind)
@@ -228,6 +259,7 @@ def theta(drawn: State, drafted: list[int], tokens: int) -> float:
     if not drafted:
         return emitted / (costs.plain_s + verify_s)
     left = {t: (int(a) if a >= 0 else 10**9) for t, a in enumerate(requests.allowances)}
+    tokens = tokens if requests.room_tokens < 0 else min(tokens, requests.room_tokens)
     slots = [(requests.weights[r] * requests.expected[r, j], r) for r in drafted for j in range(int(requests.caps[r]))]
     lag_s, spent = sum(lag_of(drawn, r) for r in drafted), 0
     for gain, r in sorted(slots, reverse=True):

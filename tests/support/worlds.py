@@ -49,6 +49,7 @@ class World:
     lag_tokens: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     probes: Bools = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
     """Requests probed in the first round."""
+    room_tokens: int = -1
 
     @property
     def size(self) -> int:
@@ -95,6 +96,7 @@ class World:
             tenants=self.tenants[rows] if len(self.tenants) else self.tenants,
             allowances=self.allowances,
             probes=self.probes[rows] & (round_index == 0) if len(self.probes) else self.probes,
+            room_tokens=self.room_tokens,
         )
 
 
@@ -143,7 +145,7 @@ def random_curve(rng: np.random.Generator, smallest: int, largest: int, kind: st
 
 
 def random_world(seed: int, *, vocab: int = 2, slots: int = 2, rounds: int = 2, size: int = 2) -> World:
-    """Allowances, weights, caps, probes, lags, prompts beside, forecasts that err; odd seeds: floors, dear tokens."""
+    """Allowances, weights, caps, room, probes, lags, prompts beside, bad forecasts; odd seeds: floors, dear tokens."""
     rng = np.random.default_rng(seed)
     floors = seed % 2 == 1
     length = slots + 2
@@ -171,6 +173,7 @@ def random_world(seed: int, *, vocab: int = 2, slots: int = 2, rounds: int = 2, 
         allowances=rng.choice((-1, 1, 1, 2) if floors else (-1, -1, -1, 2), 2),
         lag_tokens=rng.integers(0, 4, size),
         probes=rng.integers(0, 4, size) == 0,
+        room_tokens=int(rng.choice((-1, -1, size, size + 1))),
     )
 
 

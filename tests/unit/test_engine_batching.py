@@ -79,7 +79,7 @@ def test_the_most_impatient_request_decides(pair: TinyPair) -> None:
 def test_a_prompt_always_advances_by_a_block(pair: TinyPair) -> None:
     """However impatient its neighbours, so that nobody starves."""
     engine = make_engine(pair.target, pair.drafter)
-    hard = BatchClass("hard", prefill_share=0.01, co_batch_tokens=8)
+    hard = BatchClass("hard", prefill_share=0.01, co_batch_tokens=BLOCK + 1)
     engine.submit(request("decoding", [3], 80, batch_class=hard, depth_cap=0))
     engine.step()
     engine.submit(request("long", [9] * 100, 1))
@@ -96,8 +96,8 @@ def test_the_step_limit_holds_with_drafts_and_prefill(pair: TinyPair) -> None:
     assert any(f.prefill and f.tokens > f.decoding + f.prefill for f in filled)
 
 
-def test_drafts_share_the_step_equally(pair: TinyPair) -> None:
-    engine = make_engine(pair.target, pair.drafter, max_step_tokens=32)
+def test_at_a_fixed_depth_drafts_share_the_step_equally(pair: TinyPair) -> None:
+    engine = make_engine(pair.target, pair.drafter, max_step_tokens=32, scheduler="fixed:7")
     for i in range(8):
         engine.submit(request(i, [i + 1], 12))
     engine.step()

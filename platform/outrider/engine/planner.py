@@ -16,6 +16,7 @@ from outrider.engine.pricing import CostMeter
 from outrider.engine.probing import Probes
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
+from outrider.engine.sharing import prompt_tokens, seat
 from outrider.scheduling import (
     Budget,
     Forecast,
@@ -49,6 +50,7 @@ class Planner:
         self._scheduler = scheduler_named(settings.scheduler)
         self._sampled: tuple[list[int], RowSampling] = ([], row_sampling([]))
         self._allowance = np.array([-1 if settings.tenant_draft_tokens is None else settings.tenant_draft_tokens])
+        self._room_tokens = 0
         self.forget()
 
     def forget(self) -> None:
@@ -79,19 +81,21 @@ class Planner:
         decoding = [s for s in running if s.decoding]
         prefilling = [s for s in running if not s.decoding]
         pacing = Pacing(decoding if self._scheduler.paces else [], self._costs, now_s)
-        decoding = pacing.company(decoding)
         self._behind = pacing.behind
+        prompt_block = self._settings.block_size if prefilling else 0
+        decoding, step_tokens = seat(decoding, pacing.company(decoding), self._settings.max_step_tokens, prompt_block)
         for sequence in decoding:
             sequence.served_s = now_s
-        sampling = self._sampling(decoding + prefilling)
-        step_tokens = min([self._settings.max_step_tokens, *(s.request.batch_class.co_batch_tokens for s in decoding)])
+        prefilling.sort(key=lambda s: -s.urgency(now_s))
         prefill = self._prefill_chunks(decoding, prefilling, step_tokens, pacing)
         prefill_tokens = sum(length for _, length in prefill)
+        sampling = self._sampling([*decoding, *(s for s, _ in prefill)])
+        self._room_tokens = max(step_tokens - prefill_tokens - len(decoding), 0)
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * len(decoding)
         draft_s, q, refused = 0.0, None, NOBODY
         if decoding and self._drafting.ready and not self._closed(decoding):
-            caps = self._depth_caps(decoding, step_tokens - prefill_tokens)
+            caps = self._depth_caps(decoding)
             budget = self._budget(decoding, caps, prefill_tokens)
             rows = [row for row, cap in enumerate(caps) if cap > 0 and budget.drafted[row]]
             proposals = None
@@ -144,7 +148,7 @@ class Planner:
         expected = self._forecast.expected([_kind(s) for s in decoding], [s.forecast for s in decoding])
         if self._behind:
             self._needed = needs(decoding, time.monotonic(), self._round_s)
-        requests = self._requests(decoding, caps, expected)
+        requests = self._requests(decoding, caps, expected, self._room_tokens)
         costs = self._costs.costs(len(decoding), prefill_tokens)
         budget = self._scheduler.budget(requests, costs)
         lasting = not len(self._needed) and max(caps) > 0
@@ -160,7 +164,7 @@ class Planner:
                 return self._scheduler.budget(replace(requests, probes=probes), costs)
         return budget
 
-    def _requests(self, decoding: list[Sequence], caps: list[int], expected: Floats) -> Requests:
+    def _requests(self, decoding: list[Sequence], caps: list[int], expected: Floats, room_tokens: int) -> Requests:
         tenants: dict[str, int] = {}
         limited = self._allowance[0] >= 0
         return Requests(
@@ -172,25 +176,21 @@ class Planner:
             needed=self._needed,
             tenants=np.array([tenants.setdefault(s.request.cache_salt, len(tenants)) for s in decoding if limited]),
             allowances=self._allowance.repeat(len(tenants)),
+            room_tokens=room_tokens,
         )
 
-    def _depth_caps(self, decoding: list[Sequence], step_tokens: int) -> list[int]:
-        """Largest ℓ per decoding request: its own limit, its memory, an equal share of what prefill leaves."""
-        block_size = self._drafting.block_size
-        share = max(0, step_tokens // max(1, len(decoding)) - 1)
-        return [max(0, min(s.depth_limit(block_size), s.spare_positions, share)) for s in decoding]
+    def _depth_caps(self, decoding: list[Sequence]) -> list[int]:
+        """Largest ℓ per decoding request: its own limit, its memory, what anchors and prompts leave of the step."""
+        block_size, room = self._drafting.block_size, self._room_tokens
+        return [max(0, min(s.depth_limit(block_size), s.spare_positions, room)) for s in decoding]
 
     def _prefill_chunks(
         self, decoding: list[Sequence], prefilling: list[Sequence], step_tokens: int, pacing: Pacing
     ) -> list[tuple[Sequence, int]]:
-        """Prompt tokens of this step: what batch classes tolerate, a block at least, or targets, one at least."""
-        budget = self._settings.max_step_tokens
-        if decoding:
-            share = min(s.request.batch_class.prefill_share for s in decoding)
-            budget = min(int(share * step_tokens), step_tokens - len(decoding))
-            budget = max(budget, self._settings.block_size)
-            if (room := pacing.prompt_tokens(len(decoding))) is not None:
-                budget = min(budget, max(room, 1))
+        """Prompt tokens of this step: what batch classes tolerate, or targets, one at least."""
+        budget = prompt_tokens(decoding, step_tokens, self._settings.block_size)
+        if decoding and (room := pacing.prompt_tokens(len(decoding))) is not None:
+            budget = min(budget, max(room, 1))
         chunks = []
         rows = _PROMPT_ROWS
         for sequence in prefilling:
@@ -216,8 +216,9 @@ class Planner:
     ) -> tuple[list[list[int]], list[float]]:
         """A prefix of each block, by live confidences, and the tokens expected to be accepted of it.
 
-        Blocks of the observed slice, which is chosen without looking at them, are not cut. Under the rejection rule
-        what a block contains caps nothing: it is cut to what may follow once its depth is settled.
+        Blocks of the observed slice, which is chosen without looking at them, are not cut; the step keeps room for
+        them. Under the rejection rule what a block contains caps nothing: it is cut to what may follow once its depth
+        is settled.
         """
         requests = len(decoding)
         survival = np.zeros((requests, proposals.survival.shape[1]))
@@ -227,10 +228,15 @@ class Planner:
             shaping = decoding[row].shaping
             if shaping is not None and not decoding[row].rejects:
                 caps[row] = min(caps[row], shaping.admissible(block))
-        asked = self._requests(decoding, caps, survival)  # only `budget` reads what was expected
+        observed: set[int] = set()
+        room_tokens = self._room_tokens
+        for place in self._drafting.observer.slice([decoding[row] for row in rows]):
+            if (whole := caps[rows[place]]) <= room_tokens:
+                observed.add(place)
+                room_tokens -= whole
+        asked = self._requests(decoding, caps, survival, room_tokens)  # only `budget` reads what was expected
         costs = self._costs.costs(requests, prefill_tokens)
         depths = self._scheduler.fill(asked, costs, budget, survival).tolist()
-        observed = set(self._drafting.observer.slice([decoding[row] for row in rows]))
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * requests
         for place, (row, block) in enumerate(zip(rows, proposals.tokens, strict=True)):

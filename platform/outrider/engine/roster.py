@@ -48,33 +48,49 @@ class Roster:
 
     @property
     def admission_wait_s(self) -> float:
-        """How long the queue may still wait for company before a step is due; 0 when one is due now."""
-        room = self._settings.max_running_requests - len(self.running)
-        if self.running or not self.queue or len(self.queue) >= room:
-            return 0.0
-        return self._queue_wait_s()
+        """How long the queue may still wait for company before a step is due; 0 when one is due now.
 
-    def _queue_wait_s(self) -> float:
-        now = time.monotonic()
-        return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now for s in self.queue))
+        Whoever runs is company. In an empty engine the queue waits until one request's batch class tires of it, or
+        nobody more could start with it: all places are taken, or all memory is.
+        """
+        if self.running or not self.queue or self._queue_fills_up():
+            return 0.0
+        now_s = time.monotonic()
+        return max(0.0, min(s.arrived_s + s.request.batch_class.admission_wait_s - now_s for s in self.queue))
+
+    def _queue_fills_up(self) -> bool:
+        blocks = sum(self.memory.pool.blocks_for(len(s.tokens) + 1) for s in self.queue)
+        return len(self.queue) >= self._settings.max_running_requests or blocks >= self.memory.pool.total
 
     def admit(self) -> None:
-        """Start queued requests, first come first served, as long as there is memory for what they begin with.
+        """Start queued requests as long as there are places, and memory for what they begin with.
 
-        Nobody starts before one request's batch class tires of waiting, or the queue fills what room there is.
+        First come, first served among equal weights. Nobody overtakes who is next and lacks memory.
         """
-        room = self._settings.max_running_requests - len(self.running)
-        if not self.queue or (len(self.queue) < room and self._queue_wait_s() > 0):
+        if self.admission_wait_s > 0:
             return
+        now_s = time.monotonic()
         while self.queue and len(self.running) < self._settings.max_running_requests:
-            sequence = self.queue[0]
-            if not self.memory.admit(sequence, self.running):
+            sequence = max(self._fitting(), key=lambda s: s.urgency(now_s), default=None)
+            if sequence is None or not self.memory.admit(sequence, self.running):
                 return
-            self.queue.popleft()
+            self.queue.remove(sequence)
             if sequence.admitted_s is None:
                 sequence.admitted_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
             self.running.append(sequence)
+
+    def _fitting(self) -> list[Sequence]:
+        """Who of the queue may run without a step that is too large for someone who weighs as much or more.
+
+        Those who weigh less do not count: they sit rounds out.
+        """
+        full = {weight: self._full(weight) for weight in {s.request.batch_class.weight for s in self.queue}}
+        return [s for s in self.queue if not full[s.request.batch_class.weight]]
+
+    def _full(self, weight: float) -> bool:
+        classes = [s.request.batch_class for s in self.running if s.request.batch_class.weight >= weight]
+        return bool(classes) and len(classes) >= min(each.co_batch_tokens for each in classes)
 
     def make_room(self, block_size: int) -> None:
         """Memory for every decoding sequence's anchor, then for drafts of up to `block_size` if blocks are left over.

@@ -29,9 +29,10 @@ class Sequence:
     keeps them: rows are a function of the tokens alone. hashes: of full blocks of tokens, from the first;
     published: how many leading blocks others can find. ends: tokens that end it; shaping: what its logits go through,
     None for nothing; drafted_round: the last round with a block; served_s: when it last
-    took part in one; hopeless: its TPOT target is out of reach; forecast: survival [γ] that its blocks foretell;
-    prompt_logprobs: of the prompt's tokens so far, where asked for. draws: how often the rejection rule drew anything
-    for it, a block or the end of a round: the number of the next draw, which nothing sets back.
+    took part in one; sat_out: rounds since then without it; hopeless: its TPOT target is out of reach;
+    forecast: survival [γ] that its blocks foretell; prompt_logprobs: of the prompt's tokens so far, where asked for.
+    draws: how often the rejection rule drew anything for it, a block or the end of a round: the number of the next
+    draw, which nothing sets back.
     """
 
     request: GenerationRequest
@@ -54,6 +55,7 @@ class Sequence:
     draws: int = 0
     drafted_round: int = 0
     served_s: float = 0.0
+    sat_out: int = 0
     hopeless: bool = False
     forecast: NDArray[np.float64] | None = None
     finish: FinishReason | None = None
@@ -102,6 +104,13 @@ class Sequence:
             return range(0)
         first = max(self.num_computed, len(self.prompt_logprobs) - 1)
         return range(first, min(self.num_computed + length, self.prompt_tokens - 1))
+
+    def urgency(self, now_s: float) -> float:
+        """Who has most is admitted first, and its prompt computed first: weight times seconds since arrival.
+
+        Of equal weights whoever came first; a light one waits longer, never for ever.
+        """
+        return self.request.batch_class.weight * (now_s - self.arrived_s)
 
     @property
     def precedence(self) -> tuple[int, float, int]:

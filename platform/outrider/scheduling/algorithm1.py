@@ -21,6 +21,7 @@ def algorithm1(
     fixed_s: float = 0.0,
     other_tokens: int = 0,
     weights: Floats | None = None,
+    most: int = -1,
 ) -> Ints:
     """Depth ℓ_r for each request, int64 [R].
 
@@ -29,6 +30,7 @@ def algorithm1(
     curve: T(B) of the target step; fixed_s is what the round costs besides (draft, transfer, bookkeeping).
     other_tokens: tokens in the same step that are not these requests' (prefill chunks).
     weights: w_r > 0 of each request, float64 [R]; without them all are 1, which is the algorithm as published.
+    most: draft tokens admitted in all, below 0 for any number.
 
     Θ = τ / (fixed_s + T(B)) with τ = Σ_r w_r·(1 + Σ_{j≤ℓ_r} a_{r,j}) and B = other_tokens + Σ_r (1 + ℓ_r).
     Candidates are admitted in descending w·a, ties broken by slot and then request, never by token values, and the
@@ -43,7 +45,7 @@ def algorithm1(
     theta = expected / (fixed_s + curve.seconds_at(other_tokens + requests + steps))
     stops = (theta[1:] <= theta[:-1]).nonzero()[0]
     admitted = int(stops[0]) if stops.size else gain.size
-    return depths_of(owner[:admitted], requests)
+    return depths_of(owner[: admitted if most < 0 else min(admitted, most)], requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Algorithm1:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return everyone(requests, costs)
+        return everyone(requests.caps, costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Depths by Algorithm 1 on the whole round's cost."""
@@ -68,4 +70,5 @@ class Algorithm1:
             fixed_s=costs.drafted_s + budget.draft_s,
             other_tokens=costs.other_tokens,
             weights=requests.weights,
+            most=requests.room_tokens,
         )

@@ -97,15 +97,18 @@ def best_budget(requests: Requests, costs: RoundCosts) -> Budget:
 
 
 def within_allowances(owners: Ints, requests: Requests) -> Bools:
-    """Which candidates, looked at in this order, their tenants' allowances admit, bool [N].
+    """Which candidates, looked at in this order, their tenants' allowances and the step's room admit, bool [N].
 
-    A tenant's own larger candidates alone decide, so a prefix stays a prefix and nothing looks ahead.
+    Those before it alone decide on each, so a prefix stays a prefix and nothing looks ahead.
     """
-    if not (requests.allowances >= 0).any():
-        return np.ones(len(owners), dtype=np.bool_)
-    tenants = requests.tenants[owners]
-    allowed = np.where(requests.allowances >= 0, requests.allowances, len(owners))
-    return np.asarray(places_within(tenants, len(allowed)) < allowed[tenants], dtype=np.bool_)
+    within: Bools = np.ones(len(owners), dtype=np.bool_)
+    if (requests.allowances >= 0).any():
+        tenants = requests.tenants[owners]
+        allowed = np.where(requests.allowances >= 0, requests.allowances, len(owners))
+        within = np.asarray(places_within(tenants, len(allowed)) < allowed[tenants], dtype=np.bool_)
+    if 0 <= requests.room_tokens < len(owners):
+        within &= within.cumsum() <= requests.room_tokens
+    return within
 
 
 def _sizes(most: int, forced: int) -> Ints:

@@ -11,10 +11,17 @@ from outrider.scheduling.scheduler import Bools, Budget, Floats, Ints, Requests,
 __all__ = ["DepthTable", "FixedDepth", "NoDrafts", "Threshold", "everyone"]
 
 
-def everyone(requests: Requests, costs: RoundCosts) -> Budget:
+def everyone(caps: Ints, costs: RoundCosts) -> Budget:
     """Draft for whoever may have a draft token verified."""
-    drafted: Bools = requests.caps > 0
+    drafted: Bools = caps > 0
     return Budget(drafted, draft_s=float(costs.draft(np.array([np.count_nonzero(drafted)]))[0]))
+
+
+def _caps(requests: Requests) -> Ints:
+    """Caps within equal shares of the step's room, int64 [R]."""
+    if requests.room_tokens < 0:
+        return requests.caps
+    return np.minimum(requests.caps, requests.room_tokens // max(len(requests), 1))
 
 
 def _proposed(survival: Floats, caps: Ints) -> Ints:
@@ -58,12 +65,12 @@ class FixedDepth:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return everyone(requests, costs)
+        return everyone(_caps(requests), costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """The depth, or what was proposed if that is less."""
         del costs, budget
-        return np.minimum(_proposed(survival, requests.caps), self.depth)
+        return np.minimum(_proposed(survival, _caps(requests)), self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +88,13 @@ class Threshold:
 
     def budget(self, requests: Requests, costs: RoundCosts) -> Budget:
         """Everyone is drafted for."""
-        return everyone(requests, costs)
+        return everyone(_caps(requests), costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """Slots above the threshold; the depth of slot k looks at nothing drawn after slot k−1."""
         del costs, budget
         deep: Ints = np.count_nonzero(survival >= max(self.least, 1e-12), axis=1)
-        return np.minimum(deep, requests.caps)
+        return np.minimum(deep, _caps(requests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ class DepthTable:
         """Everyone or nobody."""
         if self.depth(len(requests)) == 0:
             return NoDrafts().budget(requests, costs)
-        return everyone(requests, costs)
+        return everyone(_caps(requests), costs)
 
     def fill(self, requests: Requests, costs: RoundCosts, budget: Budget, survival: Floats) -> Ints:
         """The table's depth."""

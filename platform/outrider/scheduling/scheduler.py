@@ -66,6 +66,7 @@ class Requests:
     tenants: number of the request's tenant, int64 [R], an index into allowances.
     allowances: draft tokens of each tenant that this round may verify, int64 [T]; below 0 for any number.
     probes: requests to draft for whether that pays or not, bool [R].
+    room_tokens: draft tokens that this round may verify in all; below 0 for any number.
     """
 
     caps: Ints
@@ -77,6 +78,7 @@ class Requests:
     tenants: Ints = field(default_factory=_no_ints)
     allowances: Ints = field(default_factory=_no_ints)
     probes: Bools = field(default_factory=_no_bools)
+    room_tokens: int = -1
 
     def __len__(self) -> int:
         return len(self.caps)
