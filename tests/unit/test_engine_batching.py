@@ -87,8 +87,10 @@ def test_a_prompt_always_advances_by_a_block(pair: TinyPair) -> None:
     assert beside == [BLOCK] * 6 + [4]
 
 
-def test_the_step_limit_holds_with_drafts_and_prefill(pair: TinyPair) -> None:
-    engine = make_engine(pair.target, pair.drafter, max_step_tokens=48)
+@pytest.mark.parametrize("observed", [0.0, 1.0])
+def test_the_step_limit_holds_with_drafts_and_prefill(pair: TinyPair, observed: float) -> None:
+    """Also where blocks are verified whole to see what confidences are worth."""
+    engine = make_engine(pair.target, pair.drafter, max_step_tokens=48, calibration_share=observed)
     for i, prompt in enumerate(prompts(10, VOCAB, (40, 5, 70))):
         engine.submit(request(i, prompt, 12))
     filled = list(steps(engine))
@@ -97,7 +99,7 @@ def test_the_step_limit_holds_with_drafts_and_prefill(pair: TinyPair) -> None:
 
 
 def test_at_a_fixed_depth_drafts_share_the_step_equally(pair: TinyPair) -> None:
-    engine = make_engine(pair.target, pair.drafter, max_step_tokens=32, scheduler="fixed:7")
+    engine = make_engine(pair.target, pair.drafter, max_step_tokens=32, scheduler="fixed:7", calibration_share=0.0)
     for i in range(8):
         engine.submit(request(i, [i + 1], 12))
     engine.step()
