@@ -138,6 +138,22 @@ def test_decode_compares_every_arm_with_the_peer(bench: Any) -> None:
     assert rounds["no drafter"]["requests"]["median"] <= 3
 
 
+def test_classes_with_their_like_and_mixed(bench: Any) -> None:
+    read = bench("classes", "--streams", "3", "--max-tokens", "5", "--repetitions", "2",
+                 "--batch-class", "interactive", "--batch-class", "throughput")  # fmt: skip
+    alone, mixed = (table["rows"] for table in read["tables"])
+    assert [row["class"] for row in alone] == ["interactive", "throughput"]
+    assert [row["class"] for row in mixed] == ["interactive", "throughput", "all"]
+    assert all(row["TPOT p50 ms"]["count"] == 2 and row["tok/s"]["low"] > 0 for row in alone)
+    assert read["parameters"]["requests"] == 9
+    assert read["parameters"]["classes"][0]["co_batch_tokens"] < read["parameters"]["classes"][1]["co_batch_tokens"]
+
+
+def test_a_class_that_the_policy_lacks_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="no batch class fast; there are interactive, balanced"):
+        CliRunner().invoke(app, ["classes", "--batch-class", "fast"], catch_exceptions=False)
+
+
 def test_a_round_is_the_sum_of_its_parts(bench: Any, tmp_path: Path) -> None:
     flame = tmp_path / "flame.svg"
     options = ("--streams", "1", "--streams", "3", "--max-tokens", "12", "--repetitions", "1", "--flame", str(flame))

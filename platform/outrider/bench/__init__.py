@@ -1,6 +1,7 @@
 """Reproducible figures: exactness, acceptance and speed, each arm measured beside the others in one run."""
 
 from outrider.bench.acceptance import measure_acceptance
+from outrider.bench.classes import measure_classes
 from outrider.bench.decode import measure_decode
 from outrider.bench.exact import measure_exact
 from outrider.bench.heavier import measure_heavier
@@ -22,6 +23,7 @@ __all__ = [
     "Spread",
     "Table",
     "measure_acceptance",
+    "measure_classes",
     "measure_decode",
     "measure_exact",
     "measure_heavier",
