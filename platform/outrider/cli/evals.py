@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from outrider.cli import evals_sufficiency
 from outrider.cli.evals_show import make_console, show_comparison, show_failures, show_result, show_suites
 from outrider.errors import ConfigurationError
 from outrider.evals import (
@@ -47,6 +48,7 @@ from outrider.policy import load_policy, parse_policy
 __all__ = ["app", "run_suites"]
 
 app = typer.Typer(help="Measure what answers are worth, and compare two runs.", no_args_is_help=True)
+app.add_typer(evals_sufficiency.app, name="sufficiency")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SuiteName = Annotated[str, typer.Argument(help="A shipped suite's name or a suite's YAML file.", metavar="SUITE")]

@@ -8,17 +8,20 @@ from outrider.quality.assessment import Assessment, Assessor, by_tags, prompt_te
 from outrider.quality.domains import OTHER
 from outrider.quality.files import SHIPPED, fingerprint, load_assessor, save_assessor
 from outrider.quality.fitting import Pair, fit_assessor, held_out
+from outrider.quality.judging import Judgement, judge
 
 __all__ = [
     "OTHER",
     "SHIPPED",
     "Assessment",
     "Assessor",
+    "Judgement",
     "Pair",
     "by_tags",
     "fingerprint",
     "fit_assessor",
     "held_out",
+    "judge",
     "load_assessor",
     "prompt_text",
     "save_assessor",

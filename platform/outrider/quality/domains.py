@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.quality.features import SHAPES, Hashes, Rows
+from outrider.quality.features import SHAPES, Hashes
 from outrider.quality.logistic import Linear, softmax
 
 __all__ = ["OTHER", "DomainClassifier", "Guess", "Vocabulary"]
 
 OTHER = "other"
+_CONSTANT = np.ones(1)
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +73,6 @@ class DomainClassifier:
         """The domain of a prompt whose words are known to that share."""
         if coverage < self.least_coverage:
             return Guess(None, np.zeros(len(self.names)))
-        probabilities = softmax(self.linear.scores(Rows.of([hashed]), np.ones((1, 1))))[0]
+        probabilities = softmax(self.linear.score(hashed, _CONSTANT))
         likeliest = int(probabilities.argmax())
         return Guess(likeliest if probabilities[likeliest] >= self.least_probability else None, probabilities)

@@ -23,7 +23,7 @@ FOLDS = 5
 LEAST_ITEMS = 100
 PRIOR_ITEMS = 0.7
 """Ridge is this over the number of items: a prior on the weights that data outweigh."""
-LEAST_PROBABILITY, LEAST_COVERAGE = 0.75, 0.5
+LEAST_PROBABILITY, LEAST_COVERAGE = 0.7, 0.5
 MOST_COVERAGE = 0.9
 UNFAMILIAR_SHARE = 0.02
 _RIDGE_PLATT = 1e-4
@@ -76,8 +76,7 @@ def fit_assessor(pairs: Sequence[Pair], about: Mapping[str, Any], *, share: floa
     classifier = DomainClassifier(names, _domain_linear(data), vocabulary, usual, LEAST_PROBABILITY, LEAST_COVERAGE)
     slope, offset = (np.array(column) for column in zip(*platt, strict=True))
     sufficiency = Sufficiency(models, _sufficiency_linear(data), slope, offset)
-    counts = {name: sum(pair.domain == name for pair in used) for name in names}
-    return Assessor(classifier, sufficiency, {**about, "items": counts, "held_out_share": share})
+    return Assessor(classifier, sufficiency, {**about, "held_out_share": share, **_counts(used, names, models)})
 
 
 def _check(used: Sequence[Pair], models: tuple[str, ...], names: tuple[str, ...]) -> None:
@@ -89,6 +88,13 @@ def _check(used: Sequence[Pair], models: tuple[str, ...], names: tuple[str, ...]
         right = sum(pair.correct[model] for pair in used)
         if right in (0, len(used)):
             raise EvalMismatch(f"{model} got {'every' if right else 'no'} item right; there is nothing to tell apart")
+
+
+def _counts(used: Sequence[Pair], names: tuple[str, ...], models: tuple[str, ...]) -> dict[str, Any]:
+    """Items by domain, and each model's share of right answers among them."""
+    of = {name: [pair for pair in used if pair.domain == name] for name in names}
+    right = {m: {name: sum(pair.correct[m] for pair in each) / len(each) for name, each in of.items()} for m in models}
+    return {"items": {name: len(each) for name, each in of.items()}, "right": right}
 
 
 def _place(group: str, purpose: str) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.quality.features import WEIGHTS, Rows
+from outrider.quality.features import WEIGHTS, Hashes, Rows
 
 __all__ = ["Linear", "fit_linear", "sigmoid", "softmax"]
 
@@ -44,6 +45,11 @@ class Linear:
     def scores(self, rows: Rows, sides: Floats) -> Floats:
         """[rows, outputs]."""
         return rows.times(self.weights) + sides @ self.by_side
+
+    def score(self, hashed: Hashes, sides: Floats) -> Floats:
+        """[outputs] of one prompt, without a matrix of one row: that took 10 µs more."""
+        summed: Floats = self.weights[hashed & np.uint32(WEIGHTS - 1)].sum(axis=0)
+        return summed / math.sqrt(len(hashed)) + sides @ self.by_side
 
 
 def fit_linear(rows: Rows, sides: Floats, targets: Floats, link: Link, ridge: float) -> Linear:

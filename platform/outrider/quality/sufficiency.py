@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.quality.features import Hashes, Rows
+from outrider.quality.features import Hashes
 from outrider.quality.logistic import Linear, sigmoid
 
 __all__ = ["Sufficiency", "sides"]
 
 Floats = NDArray[np.float64]
+_CONSTANT = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Sufficiency:
 
     def probabilities(self, hashed: Hashes, domains: Floats) -> Floats:
         """By model; domains: the probability of each domain, 1 for the one that a tag names."""
-        scores = self.linear.scores(Rows.of([hashed]), sides(domains[None]))[0]
+        scores = self.linear.score(hashed, np.concatenate((_CONSTANT, domains)))
         return sigmoid(self.slope * scores + self.offset)
 
 
