@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import re
+import time
 from pathlib import Path
 
 import pytest
 
 from outrider.errors import InvalidKey, PolicyError
-from outrider.policy import DEMO_KEY, check_policy, hash_key, load_policy, new_key, parse_policy
+from outrider.policy import (
+    DEMO_KEY,
+    DEMO_OPERATOR_KEY,
+    EffectiveRoute,
+    check_policy,
+    effective_route,
+    hash_key,
+    load_policy,
+    new_key,
+    parse_policy,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HASH = hash_key("sk-outrider-test")
@@ -42,10 +54,44 @@ def problems_of(text: str) -> list[str]:
 def test_the_shipped_policy_loads_and_warns_only_of_the_demo_key() -> None:
     report = check_policy(ROOT / "policies/default.yaml")
     assert report.problems == ()
-    assert [warning.field for warning in report.warnings] == ["tenants.demo.keys[0].sha256"]
+    assert [warning.field for warning in report.warnings] == ["operators[0].sha256", "tenants.demo.keys[0].sha256"]
     assert report.policy is not None
     assert report.policy.accepts_demo_key
     assert report.policy.tenant_for_key(DEMO_KEY, 0.0).name == "demo"
+    assert report.policy.accepts_demo_operator_key
+    assert report.policy.operator_for_key(DEMO_OPERATOR_KEY, 0.0) == "local"
+
+
+def test_what_the_shipped_policy_has_in_comments_loads_too() -> None:
+    """Sections and settings that are commented out are written so that removing the marks is all there is to do."""
+    text = (ROOT / "policies/default.yaml").read_text()
+    blocks = re.sub(
+        r"^# (?=(teams|routes):$)(.*\n(?:# .*\n)*)", lambda found: found[2].replace("\n# ", "\n"), text, flags=re.M
+    )
+    lines = re.sub(r"^(    )# (concurrency|budgets): ", r"\1\2: ", blocks, flags=re.M)
+    policy = parse_policy(lines).policy
+    assert policy is not None
+    assert set(policy.teams) == {"search"}
+    assert [[route.name for route in layer] for layer in policy.tenants["demo"].routes] == [["reviews", "long-prompts"]]
+    assert policy.tenants["demo"].limits.concurrency == 16
+    assert [budget.period for budget in policy.tenants["demo"].limits.budgets] == ["day", "month"]
+
+
+def test_the_example_of_a_company_loads_without_a_warning() -> None:
+    report = check_policy(ROOT / "policies/examples", now_s=time.time())
+    assert (report.problems, report.warnings) == ((), ())
+    policy = report.policy
+    assert policy is not None
+    assert {name: tenant.team for name, tenant in policy.tenants.items()} == {
+        "monitoring": None,
+        "search-index": "search",
+        "search-answers": "search",
+        "support-chat": "support",
+    }
+    answers = policy.tenants["search-answers"]
+    assert effective_route(answers, 9000, ("prose",)) == EffectiveRoute(
+        "best_quality", None, ("flash",), 3, ("platform/long-prompts", "search/answers")
+    )
 
 
 def test_units_and_references_are_resolved() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from outrider.errors import InvalidKey
-from outrider.policy.keys import DEMO_KEY, hash_key
+from outrider.policy.keys import DEMO_KEY, DEMO_OPERATOR_KEY, hash_key
 from outrider.policy.schema import Objective, Period, Promise
 from outrider.types import BatchClass, Verification
 
@@ -257,6 +257,11 @@ class Policy:
     def accepts_demo_key(self) -> bool:
         """True when anybody who read the documentation can call."""
         return hash_key(DEMO_KEY) in self.keys
+
+    @property
+    def accepts_demo_operator_key(self) -> bool:
+        """True when anybody who read the documentation can change the policy."""
+        return hash_key(DEMO_OPERATOR_KEY) in self.operators
 
 
 def _owner(keys: Mapping[str, Key], raw_key: str | None, now_s: float) -> str:

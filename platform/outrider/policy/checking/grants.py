@@ -46,7 +46,7 @@ def grant_problems(document: Document, platform: Document) -> Iterator[Problem]:
     tenants = section(document, "tenants")
     most = number(grant.get("max_tenants"))
     if most is not None and len(tenants) > most:
-        message = f"{owner} may have {most:g} tenants at most, here are {len(tenants)}"
+        message = f"{owner} is granted {most:g} at most, got {len(tenants)}"
         yield document.problem(("tenants",), message, at_key=True)
     models, tiers = section(platform, "models"), section(platform, "tiers")
     for name, tenant in tenants.items():
