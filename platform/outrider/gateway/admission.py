@@ -21,19 +21,32 @@ __all__ = ["Admission", "engine_requests", "new_decision_id", "route"]
 class Admission:
     """A request that has a road: everything its life needs, fixed when the router spoke.
 
-    requests: one per choice, in the order of their indices. received_s is monotonic, time_s is wall clock; both are
-    of arrival. price is the policy's at that time.
+    requests: one per choice, in the order of their indices; none where a kept answer is given again. received_s is
+    monotonic, time_s is wall clock; both are of arrival. policy: the one in force then rules to the end.
+    cache_key: None where the answer must not be kept. waited_s: in this gateway's line.
     """
 
     ask: Ask
     tenant: Tenant
+    policy: Policy
     decision: Decision
     requests: tuple[GenerationRequest, ...]
     text: TextModel
-    price: ModelPolicy
     request_id: str
     received_s: float
     time_s: float
+    cache_key: bytes | None = None
+    waited_s: float = 0.0
+
+    @property
+    def price(self) -> ModelPolicy:
+        """Of the model that answers."""
+        return self.policy.models[self.decision.model]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Each prompt counts once, however many choices answer it."""
+        return sum(len(request.prompt_token_ids) for request in self.requests[:: self.ask.n])
 
     def prompt_of(self, choice: int) -> Prompt:
         """The prompt a choice answers: n choices for the first, then n for the second."""
@@ -67,7 +80,7 @@ def route(
         tags=ask.tags,
         stream=ask.stream,
         repeatable=ask.seeded or ask.sampling.temperature == 0,
-        choices=ask.n * len(ask.prompts),
+        choices=ask.choices,
         batch_tokens={name: sum(map(len, batch)) for name, batch in prompts.items()},
     )
     try:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from outrider.gateway.asks import Ask
 from outrider.gateway.choice import Piece
-from outrider.policy import AUTO, Cache, Policy, Tenant
+from outrider.policy import AUTO, Cache, Policy, Tenant, effective_route
 from outrider.types import Decision
 
-__all__ = ["Answers", "Kept", "answer_key", "whole"]
+__all__ = ["Answers", "Kept", "answer_key", "may_answer", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A complete answer. pieces: one per choice; fingerprint: of the model when it answered."""
+    """A complete answer. pieces: one per choice; fingerprint: of the model when it answered.
+
+    longest_tokens: of the prompts, which together have prompt_tokens.
+    """
 
     decision: Decision
     fingerprint: str
     pieces: tuple[Piece, ...]
     prompt_tokens: int
+    longest_tokens: int
     completion_tokens: int
 
 
@@ -68,7 +72,7 @@ class Answers:
             self.size_bytes -= len(key) + len(encoded)
 
 
-def answer_key(ask: Ask, tenant: Tenant, policy: Policy, default_max_tokens: int) -> bytes | None:
+def answer_key(ask: Ask, tenant: Tenant, policy: Policy) -> bytes | None:
     """What two requests must have in common to have one answer; None for one whose answer must not be kept.
 
     What a model says is a function of the prompts, the limits and the sampling, as long as its fingerprint holds.
@@ -80,10 +84,19 @@ def answer_key(ask: Ask, tenant: Tenant, policy: Policy, default_max_tokens: int
         return None
     sampling = replace(ask.sampling, seed=0) if greedy else ask.sampling
     chosen = (tenant.name, policy.version, ask.budgets, ask.workflow, ask.tags) if ask.model == AUTO else ()
-    limit = ask.max_tokens or max(default_max_tokens, sampling.min_tokens)
-    parts = (ask.endpoint, ask.model, ask.prompts, ask.n, limit, ask.stop, ask.echo, sampling, chosen)
+    parts = (ask.endpoint, ask.model, ask.prompts, ask.n, ask.max_tokens, ask.stop, ask.echo, sampling, chosen)
     owner = "" if tenant.cache == "shared" else tenant.name
-    return hashlib.sha256(_bytes((tenant.cache, owner, parts))).digest()
+    return hashlib.sha256(_encode((tenant.cache, owner, parts))).digest()
+
+
+def may_answer(kept: Kept, ask: Ask, tenant: Tenant, policy: Policy) -> bool:
+    """Whether the policy of this moment would let that model answer the tenant's request."""
+    model = kept.decision.model
+    route = effective_route(tenant, kept.longest_tokens, ask.tags, ask.workflow)
+    if model not in policy.models or model not in route.models:
+        return False
+    floor = max(route.quality or 0.0, ask.budgets.quality or 0.0)
+    return ask.model == AUTO or policy.models[model].quality_for(ask.tags) >= floor
 
 
 def whole(index: int, pieces: Sequence[Piece]) -> Piece:
@@ -93,14 +106,9 @@ def whole(index: int, pieces: Sequence[Piece]) -> Piece:
         "".join(piece.text for piece in pieces),
         pieces[-1].finish,
         tuple(delta for piece in pieces for delta in piece.calls),
-        None if pieces[0].logprobs is None else _flat(piece.logprobs or () for piece in pieces),
+        None if pieces[0].logprobs is None else [place for piece in pieces for place in piece.logprobs or ()],
     )
 
 
-def _flat[T](lists: Iterable[Iterable[T]]) -> list[T]:
-    return [each for some in lists for each in some]
-
-
-_bytes = msgspec.msgpack.encode
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(Kept).decode

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from outrider.accounting import Accountant, Spending
 from outrider.errors import InvalidRequest, OutriderError, RequestTooLarge
 from outrider.gateway.asks import Endpoint, parse_ask
 from outrider.gateway.call import Call, CallMiddleware, call_of
@@ -38,6 +39,9 @@ def create_app(
     upstreams: Mapping[str, Upstream],
     texts: Mapping[str, TextModel],
     *,
+    accountant: Accountant | None = None,
+    spending: Spending | None = None,
+    routers: Iterable[APIRouter] = (),
     metrics: Metrics | None = None,
     events: EventLog | None = None,
 ) -> FastAPI:
@@ -46,7 +50,7 @@ def create_app(
     policy returns the one in force at each request. upstreams and texts are keyed by model name and read live.
     Raises ConfigurationError where the event log cannot be written; the log is closed at shutdown.
     """
-    gateway = Gateway(settings, policy, upstreams, texts, metrics=metrics, events=events)
+    gateway = Gateway(settings, policy, upstreams, texts, accountant=accountant, metrics=metrics, events=events)
     if events is not None:
         events.start()
 
@@ -65,6 +69,8 @@ def create_app(
         app.post(path, openapi_extra=request_body(body))(_generate(gateway, GENERATION_PATHS[path]))
     _add_queries(app, gateway)
     _add_tokens(app, gateway)
+    for router in routers:
+        app.include_router(router)
     describe(app, ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
     return app
 
@@ -73,7 +79,7 @@ def _generate(gateway: Gateway, endpoint: Endpoint) -> Callable[[Request], Any]:
     async def generate(request: Request) -> Response:
         caller, body = await _body(gateway, request)
         ask = parse_ask(endpoint, body, request.headers)
-        return GenerationResponse(gateway, await gateway.open(call_of(request.scope), caller, ask))
+        return GenerationResponse(gateway, await gateway.open(call_of(request.scope), caller, ask, request.receive))
 
     return generate
 

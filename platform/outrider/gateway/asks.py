@@ -73,6 +73,11 @@ class Ask:
     tags: tuple[str, ...]
 
     @property
+    def choices(self) -> int:
+        """How many answers: n for each prompt."""
+        return self.n * len(self.prompts)
+
+    @property
     def prompt_field(self) -> str:
         """The body field an error about the prompt names."""
         return "messages" if self.endpoint == "chat" else "prompt"

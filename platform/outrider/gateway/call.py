@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from outrider.accounting import RateLimits
 from outrider.gateway.errors import error_response, presentable
 
 __all__ = ["Call", "CallMiddleware", "call_of"]
@@ -24,6 +25,7 @@ _access = logging.getLogger("outrider.access")
 CLIENT_GONE = 499
 """nginx's status for a client that left first; no client ever sees it."""
 
+NO_LIMITS = RateLimits()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -36,6 +38,7 @@ class Call:
     tenant: str = ""
     model: str = ""
     decision_id: str = ""
+    limits: RateLimits = NO_LIMITS
     status: int = 0
 
 
@@ -89,6 +92,11 @@ def _ids(call: Call) -> Iterator[tuple[bytes, bytes]]:
     yield b"x-request-id", call.request_id.encode()
     if call.decision_id:
         yield b"x-outrider-decision", call.decision_id.encode()
+    for name, limit in (("requests", call.limits.requests), ("tokens", call.limits.tokens)):
+        if limit is not None:
+            yield f"x-ratelimit-limit-{name}".encode(), str(limit.limit).encode()
+            yield f"x-ratelimit-remaining-{name}".encode(), str(max(0, limit.remaining)).encode()
+            yield f"x-ratelimit-reset-{name}".encode(), f"{limit.reset_s:.3f}s".encode()
 
 
 def _request_id(scope: Scope) -> str:

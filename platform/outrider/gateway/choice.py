@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from outrider.errors import TargetLost
 from outrider.gateway.admission import Admission
 from outrider.gateway.errors import error_from_chunk
 from outrider.gateway.logprobs import LogprobTrack, Placed, prompt_places
+from outrider.gateway.money import Meter
 from outrider.gateway.upstream import Upstream
 from outrider.text import CallDelta, CallParser, StopMatcher
 from outrider.types import FinishReason, RequestSummary, TokenChunk
@@ -33,7 +34,7 @@ class Piece:
 class Choice:
     """Iterate `pieces` once; the counters are true at every moment in between. Times are monotonic."""
 
-    def __init__(self, index: int, admission: Admission, upstream: Upstream) -> None:
+    def __init__(self, index: int, admission: Admission, upstream: Upstream, meter: Meter) -> None:
         self.index = index
         self.request = admission.requests[index]
         self.completion_tokens = 0
@@ -42,6 +43,9 @@ class Choice:
         self.first_s: float | None = None
         self.last_s: float | None = None
         self.summary: RequestSummary | None = None
+        self.unpaid = False
+        """Whether money ran out: it ended with the last token that was paid."""
+        self._meter = meter
         self._admission = admission
         self._upstream = upstream
         self._ends = frozenset((*admission.text.eos_token_ids, *self.request.sampling.stop_token_ids))
@@ -60,10 +64,11 @@ class Choice:
         """One piece per chunk. Raises typed errors; closing it closes the upstream, as does a stop string."""
         stream = self._upstream.stream(self.request, self._admission.decision)
         try:
-            async for chunk in stream:
+            async for given in stream:
+                chunk = await self._paid(given)
                 self._count(chunk)
                 piece = self._piece(chunk)
-                if piece.finish is not None and chunk.finish is None:
+                if piece.finish is not None and given.finish is None:
                     await stream.aclose()  # now, not after the last bytes: a slow reader must not keep the model busy
                 yield piece
                 if piece.finish is not None:
@@ -78,6 +83,18 @@ class Choice:
         if self.first_s is None or self.last_s is None or self.completion_tokens < 2:
             return None
         return (self.last_s - self.first_s) / (self.completion_tokens - 1)
+
+    async def _paid(self, chunk: TokenChunk) -> TokenChunk:
+        """The chunk as far as it is paid for; one that is cut ends the answer. Text that came ready cannot be cut."""
+        asked = len(chunk.tokens)
+        paid = await self._meter.pay(asked) if asked and chunk.finish is not FinishReason.ERROR else asked
+        if paid == asked:
+            return chunk
+        self.unpaid = True
+        text = None if chunk.text is None else ""
+        return replace(
+            chunk, tokens=chunk.tokens[:paid], text=text, logprobs=chunk.logprobs[:paid], finish=FinishReason.LENGTH
+        )
 
     def _piece(self, chunk: TokenChunk) -> Piece:
         text = self._stop.push(self._text(chunk))

@@ -41,20 +41,28 @@ class Entrance:
         self._rules = Admission()
         self._poll: asyncio.Task[None] | None = None
 
+    @property
+    def anybody(self) -> bool:
+        """Whether anybody waits."""
+        return len(self._line) > 0
+
     def waiting(self) -> Counter[str]:
         """How many wait, by model."""
         return Counter(each.model for each in self._line)
 
     def ahead(self, model: str, priority: float) -> Ahead:
-        """See Line; nothing where nobody waits."""
-        return self._line.ahead(model, priority) if len(self._line) else Ahead()
+        """See Line."""
+        return self._line.ahead(model, priority)
 
     def open_for(self, model: str) -> bool:
         """Whether a request may go on at once: there is room and nobody waits for it."""
         return not (len(self._line) and self._line.holds(model)) and self._has_room(model)
 
     async def wait(self, waiter: Waiter, rules: Admission) -> None:
-        """Wait for room; then send the request on before anything is awaited. Raises Overloaded, retry-after said."""
+        """Wait for room, which is kept until `sent_on`. Raises Overloaded, or what `give_up` was given.
+
+        An exception, cancellation included, means that no room is kept.
+        """
         self._rules = rules
         now_s = self._clock()
         called = self._called[waiter.id] = asyncio.get_running_loop().create_future()
@@ -68,13 +76,25 @@ class Entrance:
                 async with asyncio.timeout(waiter.since_s + rules.max_wait_s - now_s):
                     await called
             called.result()
-        except TimeoutError:
-            self._refused(waiter.model, "waited")
-            raise self._overloaded(f"no place became free within {rules.max_wait_s:g} s") from None
+        except BaseException as error:
+            if not self._line.leave(waiter.id) and _let_through(called):
+                self.sent_on(waiter)
+            if isinstance(error, TimeoutError):
+                self._refused(waiter.model, "waited")
+                raise self._overloaded(f"no place became free within {rules.max_wait_s:g} s") from None
+            raise
         finally:
             del self._called[waiter.id]
-            if not self._line.leave(waiter.id) and called.done() and not called.cancelled() and not called.exception():
-                self._leaving[waiter.model] -= waiter.places
+
+    def sent_on(self, waiter: Waiter) -> None:
+        """The room kept for it is taken by now, or will not be."""
+        self._leaving[waiter.model] -= waiter.places
+
+    def give_up(self, waiter_id: str, why: Exception) -> None:
+        """Whoever waits under that id, if anybody, is told so."""
+        called = self._called.get(waiter_id)
+        if called is not None and not called.done():
+            called.set_exception(why)
 
     def let_through(self) -> None:
         """Call everybody there is room for. Cheap while nobody waits; call it when room may have appeared."""
@@ -108,3 +128,7 @@ class Entrance:
         while len(self._line):
             await asyncio.sleep(POLL_S)
             self.let_through()
+
+
+def _let_through(called: asyncio.Future[None]) -> bool:
+    return called.done() and not called.cancelled() and called.exception() is None

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator
 from outrider.errors import OutriderError
 from outrider.gateway.admission import Admission
 from outrider.gateway.choice import Choice, Piece
+from outrider.gateway.money import Meter
+from outrider.gateway.reply import counts_body, usage_body
 from outrider.gateway.upstream import Upstream
 from outrider.telemetry import RequestOutcome
 from outrider.types import FinishReason, RequestSummary
@@ -17,12 +19,13 @@ __all__ = ["Generation"]
 
 
 class Generation:
-    """Iterate `pieces` once; the account is true at every moment in between. Times are monotonic."""
+    """A Reply. Times are monotonic."""
 
-    def __init__(self, admission: Admission, upstream: Upstream) -> None:
+    def __init__(self, admission: Admission, upstream: Upstream, meter: Meter) -> None:
         self.admission = admission
+        self.reservation = meter.reservation
         self.settled = False
-        self.choices = [Choice(index, admission, upstream) for index in range(len(admission.requests))]
+        self.choices = [Choice(index, admission, upstream, meter) for index in range(len(admission.requests))]
 
     def pieces(self) -> AsyncGenerator[Piece, None]:
         """Every choice's pieces as they come. Raises typed errors: one choice that fails ends all."""
@@ -47,11 +50,6 @@ class Generation:
             await asyncio.gather(*(stream.aclose() for stream in streams.values()), return_exceptions=True)
 
     @property
-    def prompt_tokens(self) -> int:
-        """Each prompt counts once, however many choices answer it."""
-        return sum(len(choice.request.prompt_token_ids) for choice in self.choices[:: self.admission.ask.n])
-
-    @property
     def completion_tokens(self) -> int:
         return sum(choice.completion_tokens for choice in self.choices)
 
@@ -65,7 +63,9 @@ class Generation:
 
     @property
     def limited_by(self) -> str | None:
-        """`max_cost_usd` when money, not the tenant's own limit, ended the answer."""
+        """`budget` or `max_cost_usd` when money, not the tenant's own limit, ended the answer."""
+        if any(choice.unpaid for choice in self.choices):
+            return "budget"
         spent = self.finish_reason == FinishReason.LENGTH and self.admission.decision.limited_by_cost
         return "max_cost_usd" if spent else None
 
@@ -74,46 +74,20 @@ class Generation:
         """List price of what was processed so far; nothing before the first token."""
         if self._first_s is None:
             return 0.0
-        return round(self.admission.price.cost_usd(self.prompt_tokens, self.completion_tokens), 12)
+        price, prompt_tokens = self.admission.price, self.admission.prompt_tokens
+        return round(price.cost_usd(prompt_tokens, self.completion_tokens, self._cached_tokens()), 12)
 
     def counts(self) -> dict[str, object]:
-        """OpenAI's usage, of all choices together."""
-        prompt, completion = self.prompt_tokens, self.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return counts_body(self.admission.prompt_tokens, self.completion_tokens)
 
     def usage(self) -> dict[str, object]:
-        """OpenAI's usage and, under `outrider`, cost, speculation and timings.
-
-        acceptance is accepted/admitted draft tokens; acceptance_length is tokens per decode round, bonus included.
-        Counts of speculation are null where the gateway cut the answer before the engine could sum up; so is the seed
-        where it would not repeat the answer.
-        """
-        outcome, admission, known = self.outcome(200), self.admission, self._summaries(complete=True)
+        known = self._summaries(complete=True)
         rounds = sum(each.rounds for each in known)
-        return {
-            **self.counts(),
-            "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
-            "outrider": {
-                "decision": admission.decision.decision_id,
-                "cost_usd": outcome.cost_usd,
-                "limited_by": outcome.limited_by,
-                "seed": admission.ask.sampling.seed if admission.decision.lossless == "coupled" else None,
-                "rounds": rounds if known else sum(max(0, choice.chunks - 1) for choice in self.choices),
-                "drafted_tokens": outcome.drafted_tokens if known else None,
-                "admitted_tokens": outcome.admitted_tokens if known else None,
-                "accepted_tokens": outcome.accepted_tokens if known else None,
-                "acceptance": _ratio(outcome.accepted_tokens, outcome.admitted_tokens) if known else None,
-                "acceptance_length": _ratio(outcome.accepted_tokens + rounds, rounds) if known else None,
-                "ttft_ms": _ms(outcome.ttft_s),
-                "tpot_ms": _ms(outcome.tpot_s),
-                "queue_ms": _ms(outcome.queue_s),
-                "prefill_ms": _ms(outcome.prefill_s),
-                "decode_ms": _ms(outcome.decode_s),
-            },
-        }
+        if not known:
+            rounds = sum(max(0, choice.chunks - 1) for choice in self.choices)
+        return usage_body(self.admission, self.outcome(200), self.counts(), rounds, known=bool(known))
 
     def outcome(self, status: int, error: OutriderError | None = None) -> RequestOutcome:
-        """What happened until now, as telemetry keeps it: counts of all choices, times of the slowest."""
         received_s, first_s, known = self.admission.received_s, self._first_s, self._summaries()
         return RequestOutcome(
             status=status,
@@ -126,13 +100,14 @@ class Generation:
             queue_s=max((each.queue_s for each in known), default=None),
             prefill_s=max((each.prefill_s for each in known), default=None),
             decode_s=max((each.decode_s for each in known), default=None),
-            prompt_tokens=self.prompt_tokens if first_s is not None else 0,
+            prompt_tokens=self.admission.prompt_tokens if first_s is not None else 0,
             completion_tokens=self.completion_tokens,
             drafted_tokens=sum(each.drafted_tokens for each in known),
             admitted_tokens=sum(each.admitted_tokens for each in known),
             accepted_tokens=sum(each.accepted_tokens for each in known),
             cached_tokens=self._cached_tokens(),
             cost_usd=self.cost_usd,
+            wait_s=self.admission.waited_s,
             rounds=tuple(each for summary in known for each in summary.round_records),
         )
 
@@ -150,11 +125,3 @@ class Generation:
         n = self.admission.ask.n
         groups = (self.choices[at : at + n] for at in range(0, len(self.choices), n))
         return sum(min((each.summary.cached_tokens if each.summary else 0) for each in group) for group in groups)
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)

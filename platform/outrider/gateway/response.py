@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from outrider.errors import OutriderError
+from outrider.gateway.admission import Admission
 from outrider.gateway.call import CLIENT_GONE
 from outrider.gateway.choice import Piece
 from outrider.gateway.errors import error_body, presentable
-from outrider.gateway.generation import Generation
+from outrider.gateway.leaving import while_connected
+from outrider.gateway.reply import Reply
 from outrider.gateway.service import Gateway
 from outrider.gateway.shapes import Shapes
 from outrider.gateway.wire import DONE, Answer, ChatWire, CompletionWire, Wire
@@ -31,42 +31,42 @@ SSE_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
 
 class GenerationResponse(Response):
-    """Runs a generation and sends it. Errors before the first chunk are raised: they still get a status line."""
+    """Iterates a reply and sends it. Errors before the first chunk are raised: they still get a status line."""
 
-    def __init__(self, gateway: Gateway, generation: Generation) -> None:
+    def __init__(self, gateway: Gateway, reply: Reply) -> None:
         self.background = None
         self._gateway = gateway
-        self._generation = generation
-        self._ask = generation.admission.ask
-        self._shapes = Shapes(generation.admission)
-        self._wire = _wire(gateway, generation)
-        self._unopened = set(range(len(generation.choices)))
-        self._unended = len(generation.choices)
+        self._reply = reply
+        self._ask = reply.admission.ask
+        self._shapes = Shapes(reply.admission)
+        self._wire = _wire(gateway, reply.admission)
+        self._unopened = set(range(self._ask.choices))
+        self._told: list[list[Piece]] = [[] for _ in range(self._ask.choices)]
+        self._unended = self._ask.choices
         """Choices whose last piece has not been sent: one that waits for its turn has ended already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _while_connected(receive, self._run(send))
+        await while_connected(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
-        """Whatever ends this, the generation's upstream is closed and the generation is settled."""
+        """Whatever ends this, the reply's upstream is closed and the reply is settled."""
         status, shown = CLIENT_GONE, None
         self._gateway.begin()
         try:
-            async with aclosing(self._generation.pieces()) as pieces:
+            async with aclosing(self._reply.pieces()) as pieces:
                 await (self._stream(pieces, send) if self._ask.stream else self._whole(pieces, send))
         except Exception as error:
             shown = presentable(error)
             status = shown.status
             raise
         finally:
-            self._gateway.settle(self._generation, status, shown)
+            await self._gateway.settle(self._reply, status, shown)
 
     async def _whole(self, pieces: AsyncIterator[Piece], send: Send) -> None:
-        choices: list[list[Piece]] = [[] for _ in self._generation.choices]
         async for piece in pieces:
-            choices[piece.index].append(piece)
-        self._gateway.settle(self._generation, 200)
-        body = self._wire.body([self._shapes.whole(each) for each in choices], _encode(self._generation.usage()))
+            self._told[piece.index].append(piece)
+        await self._gateway.settle(self._reply, 200, told=self._told)
+        body = self._wire.body([self._shapes.whole(each) for each in self._told], _encode(self._reply.usage()))
         await self._start(send, b"application/json", (b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.body", "body": body})
 
@@ -74,7 +74,7 @@ class GenerationResponse(Response):
         started = False
         try:
             async for piece in pieces:
-                events = self._events(piece)
+                events = await self._events(piece)
                 if not started:
                     await self._start(send, b"text/event-stream; charset=utf-8", *SSE_HEADERS)
                     started = True
@@ -84,16 +84,18 @@ class GenerationResponse(Response):
             if not started:
                 raise
             if not isinstance(error, OutriderError):
-                _log.exception("request %s failed while streaming", self._generation.admission.request_id)
+                _log.exception("request %s failed while streaming", self._reply.admission.request_id)
             shown = presentable(error)
-            self._gateway.settle(self._generation, shown.status, shown)
+            await self._gateway.settle(self._reply, shown.status, shown)
             await send({"type": "http.response.body", "body": b"data: " + error_body(shown) + b"\n\n"})
 
-    def _events(self, piece: Piece) -> bytes:
+    async def _events(self, piece: Piece) -> bytes:
         """The events of one piece: what it gained if anything, and after the last everything that closes the stream."""
         wire, index = self._wire, piece.index
-        running = _encode(self._generation.counts()) if self._ask.continuous_usage else None
+        running = _encode(self._reply.counts()) if self._ask.continuous_usage else None
         parts: list[bytes] = []
+        if self._reply.admission.cache_key is not None:
+            self._told[index].append(piece)
         if index in self._unopened:
             self._unopened.discard(index)
             parts.append(wire.opening(index))
@@ -106,13 +108,13 @@ class GenerationResponse(Response):
             parts.append(wire.finish(index, piece.finish, running))
             self._unended -= 1
             if not self._unended:
-                parts += self._closing()
+                parts += await self._closing()
         return b"".join(parts)
 
-    def _closing(self) -> list[bytes]:
-        """What ends a stream whose choices have all ended."""
-        self._gateway.settle(self._generation, 200)
-        usage = [self._wire.usage(_encode(self._generation.usage()))] if self._ask.include_usage else []
+    async def _closing(self) -> list[bytes]:
+        """What ends a stream whose choices have all ended, once it is durable what it cost."""
+        await self._gateway.settle(self._reply, 200, told=self._told)
+        usage = [self._wire.usage(_encode(self._reply.usage()))] if self._ask.include_usage else []
         return [*usage, DONE]
 
     async def _start(self, send: Send, content_type: bytes, *more: tuple[bytes, bytes]) -> None:
@@ -120,7 +122,7 @@ class GenerationResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     def _decision_headers(self) -> list[tuple[bytes, bytes]]:
-        decision = self._generation.admission.decision
+        decision = self._reply.admission.decision
         named = {
             "model": decision.model,
             "depth-cap": str(decision.depth_cap),
@@ -131,28 +133,7 @@ class GenerationResponse(Response):
         return [(f"x-outrider-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()]
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until it ends or the client leaves, whichever is first; leaving cancels it and waits for that."""
-    running = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        left = not running.done()
-        leaving.cancel()
-        running.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
-    if not left:
-        running.result()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _wire(gateway: Gateway, generation: Generation) -> Wire:
-    admission = generation.admission
+def _wire(gateway: Gateway, admission: Admission) -> Wire:
     answer = Answer(
         id=admission.decision.decision_id.removeprefix("dec-"),
         created=int(admission.time_s),
@@ -160,4 +141,4 @@ def _wire(gateway: Gateway, generation: Generation) -> Wire:
         system_fingerprint=gateway.system_fingerprint(admission.decision.model),
     )
     kind = ChatWire if admission.ask.endpoint == "chat" else CompletionWire
-    return kind(answer, len(generation.choices), null_usage=admission.ask.include_usage)
+    return kind(answer, admission.ask.choices, null_usage=admission.ask.include_usage)

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from outrider.errors import InvalidRequest, NotReady, OutriderError, RouteNotFound
-from outrider.gateway.admission import Admission, engine_requests, new_decision_id, route
+from starlette.types import Receive
+
+from outrider.accounting import Accountant, Unmetered
+from outrider.errors import InvalidKey, InvalidRequest, NotAnOperator, NotReady, OutriderError
+from outrider.gateway.admission import Admission, new_decision_id
+from outrider.gateway.answers import Answers, Kept, whole
 from outrider.gateway.asks import Ask
 from outrider.gateway.call import Call
-from outrider.gateway.credit import InFlightCredit
+from outrider.gateway.choice import Piece
 from outrider.gateway.encoding import tokenise
-from outrider.gateway.generation import Generation
+from outrider.gateway.entrance import Entrance
+from outrider.gateway.loads import Loads
+from outrider.gateway.opening import Caller, Opening, Parts
+from outrider.gateway.records import RecentDecisions, event_of, settlement_of
+from outrider.gateway.reply import Reply
 from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
 from outrider.policy import AUTO, Policy, Tenant
 from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
-from outrider.types import Decision, LoadSnapshot
+from outrider.types import LoadSnapshot
 
 __all__ = ["Caller", "Gateway"]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, and the policy that says so: one policy rules a request from its key to its price."""
-
-    tenant: Tenant
-    policy: Policy
-
-
-@dataclass(slots=True)
-class _Remembered:
-    """A recent decision; `outcome` is None while its request runs."""
-
-    tenant: str
-    request_id: str
-    decision: Decision
-    outcome: RequestOutcome | None = None
 
 
 class Gateway:
@@ -56,6 +45,7 @@ class Gateway:
         upstreams: Mapping[str, Upstream],
         texts: Mapping[str, TextModel],
         *,
+        accountant: Accountant | None = None,
         metrics: Metrics | None = None,
         events: EventLog | None = None,
     ) -> None:
@@ -64,12 +54,15 @@ class Gateway:
         self.events = events
         self.running = 0
         self.draining = False
-        self._policy = policy
-        self._upstreams = upstreams
         self.texts = texts
-        self._credits: defaultdict[str, InFlightCredit] = defaultdict(InFlightCredit)
-        self._recent: OrderedDict[str, _Remembered] = OrderedDict()
-        self.metrics.watch(self._snapshots, time.time)
+        self._policy = policy
+        self._loads = Loads(upstreams)
+        self._entrance = Entrance(self._loads.room)
+        self._accountant = accountant or Unmetered()
+        self._answers = Answers()
+        self._recent = RecentDecisions(settings.recent_decisions)
+        self._parts = Parts(settings, texts, self._loads, self._entrance, self._accountant, self._answers)
+        self.metrics.watch(self._loads.reported, time.time)
 
     def drain(self) -> None:
         """Refuse new requests from now on; running ones finish (`running` counts them)."""
@@ -78,58 +71,59 @@ class Gateway:
     def authenticate(self, call: Call, authorization: str | None) -> Caller:
         """The caller behind a bearer key. Raises InvalidKey."""
         policy = self._policy()
-        scheme, _, key = (authorization or "").partition(" ")
-        tenant = policy.tenant_for_key(key.strip() if scheme.lower() == "bearer" else None, time.time())
+        tenant = policy.tenant_for_key(_bearer(authorization), time.time())
         call.tenant = tenant.name
         return Caller(tenant, policy)
 
-    async def open(self, call: Call, caller: Caller, ask: Ask) -> Generation:
-        """Route a request; the model starts on it when the generation is iterated. Raises typed refusals."""
-        time_s, tenant, policy = time.time(), caller.tenant, caller.policy
-        self._check_size(ask)
-        prompts = await tokenise(ask, tenant, self.texts)
-        if self.draining:  # after the only await: from here to `begin` nobody can start to drain
-            raise NotReady("this gateway is shutting down; another one takes the request")
-        decision_id = call.decision_id = new_decision_id()
+    def authenticate_operator(self, authorization: str | None) -> str:
+        """The operator behind a bearer key. Raises InvalidKey, NotAnOperator for a tenant's."""
+        policy, key, now_s = self._policy(), _bearer(authorization), time.time()
         try:
-            decision = route(
-                ask,
-                tenant,
-                prompts,
-                self._loads(),
-                policy,
-                now_s=time.time(),
-                decision_id=decision_id,
-                default_max_tokens=self.settings.default_max_tokens,
-            )
-        except OutriderError as error:
-            outcome = RequestOutcome(
-                status=error.status, error_code=error.code, e2e_s=time.monotonic() - call.received_s
-            )
-            self._append(_event(time_s, call.request_id, decision_id, tenant, ask, policy.version, outcome))
+            return policy.operator_for_key(key, now_s)
+        except InvalidKey:
+            with suppress(InvalidKey):
+                policy.tenant_for_key(key, now_s)
+                raise NotAnOperator("this key is a tenant's; an operator's of the policy is needed") from None
             raise
-        call.model = decision.model
-        text = self.texts[decision.model]
-        requests = engine_requests(ask, decision, prompts[decision.model], text, tenant)
-        for request in requests:
-            self._credits[decision.model].dispatched(time.time(), len(request.prompt_token_ids))
-        self._remember(decision_id, _Remembered(tenant.name, call.request_id, decision))
-        admission = Admission(
-            ask=ask,
-            tenant=tenant,
-            decision=decision,
-            requests=requests,
-            text=text,
-            price=policy.models[decision.model],
-            request_id=call.request_id,
-            received_s=call.received_s,
-            time_s=time_s,
-        )
-        return Generation(admission, self._upstreams[decision.model])
+
+    async def open(self, call: Call, caller: Caller, ask: Ask, receive: Receive) -> Reply:
+        """Let a request in; the model starts on it when the reply is iterated. Raises typed refusals.
+
+        receive: the exchange's, its body read; it tells who leaves while waiting.
+        """
+        time_s = time.time()
+        self._check_size(ask)
+        if self.draining:
+            raise NotReady("this gateway is shutting down; another one takes the request")
+        self.begin()  # who is being let in counts as running: draining waits for them
+        try:
+            opening = Opening(self._parts, call, caller, ask, time_s)
+            kept = opening.kept()
+            prompts = {} if kept else await tokenise(ask, caller.tenant, self.texts)
+            call.decision_id = new_decision_id()
+            reply = await (opening.repeat(kept) if kept else opening.generate(prompts, receive))
+        except OutriderError as error:
+            self._refused(call, caller, ask, time_s, error)
+            raise
+        finally:
+            self.running -= 1
+            if call.decision_id:
+                call.limits = self._accountant.limits(caller.tenant)
+        call.model = reply.admission.decision.model
+        self._recent.begin(reply.admission)
+        return reply
+
+    def _refused(self, call: Call, caller: Caller, ask: Ask, time_s: float, error: OutriderError) -> None:
+        """Only what had reached the router is an event."""
+        if not call.decision_id:
+            return
+        outcome = RequestOutcome(status=error.status, error_code=error.code, e2e_s=time.monotonic() - call.received_s)
+        version = caller.policy.version
+        self._append(event_of(time_s, call.request_id, call.decision_id, caller.tenant, ask, version, outcome))
 
     def _check_size(self, ask: Ask) -> None:
         """Raises InvalidRequest for more choices than one request may ask for."""
-        limit, choices = self.settings.max_choices, ask.n * len(ask.prompts)
+        limit, choices = self.settings.max_choices, ask.choices
         if choices > limit:
             field = "n" if len(ask.prompts) == 1 else "prompt"
             asked = f"{ask.n}" if field == "n" else f"{len(ask.prompts)} prompts with n {ask.n}"
@@ -139,18 +133,30 @@ class Gateway:
         """Count a generation as running; `settle` ends that."""
         self.running += 1
 
-    def settle(self, generation: Generation, status: int, error: OutriderError | None = None) -> None:
-        """Account for a generation that ended, however it did; the first call counts."""
-        if generation.settled:
+    async def settle(
+        self, reply: Reply, status: int, error: OutriderError | None = None, told: Sequence[Sequence[Piece]] = ()
+    ) -> None:
+        """Account for a reply that ended, however it did; the first call counts. Returns when that is durable.
+
+        told: all pieces of each choice, where the answer is whole. Raises AccountingUnavailable.
+        """
+        if reply.settled:
             return
-        generation.settled = True
-        self.running -= 1
-        admission, outcome = generation.admission, generation.outcome(status, error)
+        reply.settled = True
+        admission, outcome = reply.admission, reply.outcome(status, error)
+        try:
+            await self._accountant.settle(reply.reservation, settlement_of(admission, outcome))
+        finally:
+            self.running -= 1
+            self._recent.end(admission.decision.decision_id, outcome)
+            self._record(admission, outcome)
+            self._entrance.let_through()
+        if admission.cache_key is not None and told and not outcome.cache_hit and outcome.limited_by is None:
+            self._keep(admission.cache_key, admission, outcome, told)
+
+    def _record(self, admission: Admission, outcome: RequestOutcome) -> None:
         decision = admission.decision
-        remembered = self._recent.get(decision.decision_id)
-        if remembered is not None:
-            remembered.outcome = outcome
-        event = _event(
+        event = event_of(
             admission.time_s,
             admission.request_id,
             decision.decision_id,
@@ -163,41 +169,37 @@ class Gateway:
         self.metrics.generated(event)
         self._append(event)
 
+    def _keep(self, key: bytes, admission: Admission, outcome: RequestOutcome, told: Sequence[Sequence[Piece]]) -> None:
+        model = admission.decision.model
+        kept = Kept(
+            admission.decision,
+            self._parts.fingerprint(model),
+            tuple(whole(index, pieces) for index, pieces in enumerate(told)),
+            outcome.prompt_tokens,
+            max(len(request.prompt_token_ids) for request in admission.requests),
+            outcome.completion_tokens,
+        )
+        self._answers.put(key, kept, time.monotonic(), admission.policy.cache)
+
     def system_fingerprint(self, model: str) -> str:
         """See GatewaySettings."""
-        return self.settings.system_fingerprint(model, self.texts[model].fingerprint)
+        return self._parts.fingerprint(model)
 
     def models(self, tenant: Tenant) -> list[str]:
         """`auto` and what stands behind this endpoint and is granted to the tenant."""
-        return [AUTO, *(name for name in tenant.models if name in self._upstreams)]
+        return [AUTO, *(name for name in tenant.models if name in self._loads.upstreams)]
 
     def health(self) -> tuple[bool, dict[str, object]]:
         """(whether requests are taken, every model's state)."""
         now_s = time.time()
-        models = {name: self._state(load, now_s) for name, load in self._snapshots().items()}
+        models = {name: self._state(load, now_s) for name, load in self._loads.reported().items()}
         ready = not self.draining and any(state["ready"] for state in models.values())
         status = "draining" if self.draining else "ok" if ready else "not_ready"
         return ready, {"status": status, "models": models}
 
     def decision(self, tenant: Tenant, decision_id: str) -> dict[str, object]:
         """A recent decision of the tenant's own. Raises RouteNotFound, the same for unknown and for others' ids."""
-        found = self._recent.get(decision_id)
-        if found is None or found.tenant != tenant.name:
-            raise RouteNotFound("no recent decision of yours has this id", param="id")
-        return {
-            "object": "outrider.decision",
-            "id": decision_id,
-            "request_id": found.request_id,
-            "decision": found.decision,
-            "outcome": found.outcome,
-        }
-
-    def _snapshots(self) -> dict[str, LoadSnapshot | None]:
-        return {name: upstream.snapshot() for name, upstream in self._upstreams.items()}
-
-    def _loads(self) -> dict[str, LoadSnapshot]:
-        loads = self._snapshots()
-        return {name: self._credits[name].applied(load) for name, load in loads.items() if load is not None}
+        return self._recent.of(tenant, decision_id)
 
     def _state(self, load: LoadSnapshot | None, now_s: float) -> dict[str, object]:
         if load is None:
@@ -209,42 +211,11 @@ class Gateway:
             "queued": load.queued_requests,
         }
 
-    def _remember(self, decision_id: str, entry: _Remembered) -> None:
-        self._recent[decision_id] = entry
-        while len(self._recent) > self.settings.recent_decisions:
-            self._recent.popitem(last=False)
-
     def _append(self, event: RequestEvent) -> None:
         if self.events is not None:
             self.events.append(event)
 
 
-def _event(
-    time_s: float,
-    request_id: str,
-    decision_id: str,
-    tenant: Tenant,
-    ask: Ask,
-    policy_version: str,
-    outcome: RequestOutcome,
-    decision: Decision | None = None,
-) -> RequestEvent:
-    return RequestEvent(
-        time_s=time_s,
-        request_id=request_id,
-        decision_id=decision_id,
-        tenant=tenant.name,
-        endpoint=ask.endpoint,
-        model=ask.model,
-        policy_version=policy_version,
-        stream=ask.stream,
-        budgets=ask.budgets,
-        outcome=outcome,
-        decision=decision,
-        max_tokens=ask.max_tokens,
-        temperature=ask.sampling.temperature,
-        top_p=ask.sampling.top_p,
-        workflow=ask.workflow,
-        tags=ask.tags,
-        choices=ask.n * len(ask.prompts),
-    )
+def _bearer(authorization: str | None) -> str | None:
+    scheme, _, key = (authorization or "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None

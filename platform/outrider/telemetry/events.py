@@ -32,6 +32,7 @@ class RequestOutcome:
     ttft_s: received to first token; tpot_s: (wall − TTFT)/(completion tokens − 1); queue, prefill and decode
     are the engine's own; rounds: (admitted, accepted) of each decode round. With several choices ttft_s is of the first
     token of any, other times are the slowest choice's, counts and rounds are of all, and prompts count once.
+    wait_s: in the gateway's line. cache_hit: the answer was kept from an equal request.
     """
 
     status: int
@@ -51,6 +52,8 @@ class RequestOutcome:
     accepted_tokens: int = 0
     cached_tokens: int = 0
     cost_usd: float = 0.0
+    wait_s: float = 0.0
+    cache_hit: bool = False
     rounds: tuple[tuple[int, int], ...] = ()
 
 

@@ -158,7 +158,7 @@ async def test_a_stream_that_just_ends_is_a_lost_target(site: Any) -> None:
         async def stream(self, request: Any, decision: Any) -> Any:
             yield TokenChunk(tuple(site.text.encode("he")))
 
-    site.app.state.gateway._upstreams["flash"] = Silent()
+    site.app.state.gateway._loads.upstreams["flash"] = Silent()
     assert (await site.chat()).json()["error"]["code"] == "target_lost"
 
 
