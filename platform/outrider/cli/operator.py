@@ -11,7 +11,7 @@ import httpx
 
 from outrider.errors import ConfigurationError, EndpointError
 
-__all__ = ["KEY_VARIABLE", "ask_operator", "operator_key"]
+__all__ = ["KEY_VARIABLE", "ask_operator", "operator_key", "tell_operator"]
 
 KEY_VARIABLE = "OUTRIDER_OPERATOR_KEY"
 
@@ -34,11 +34,22 @@ def operator_key(file: Path | None) -> str:
 
 def ask_operator(url: str, path: str, params: Mapping[str, str], key_file: Path | None) -> Any:
     """The JSON that a GET of `path` answers. Raises EndpointError with what the platform said, ConfigurationError."""
+    return _asked("GET", url, path, key_file, params=dict(params))
+
+
+def tell_operator(url: str, path: str, body: Mapping[str, object], key_file: Path | None) -> Any:
+    """The JSON that a POST of `body` answers. Raises as `ask_operator`."""
+    return _asked("POST", url, path, key_file, json=dict(body))
+
+
+def _asked(method: str, url: str, path: str, key_file: Path | None, **sent: Any) -> Any:
     headers = {"authorization": f"Bearer {operator_key(key_file)}"}
     address = url.rstrip("/").removesuffix("/v1") + path
     try:
-        answer = httpx.get(address, params=dict(params), headers=headers, timeout=60.0)
+        answer = httpx.request(method, address, headers=headers, timeout=60.0, **sent)
         body = answer.json()
+    except httpx.ConnectError as error:
+        raise EndpointError(f"{url}: nobody listens there; is the platform running? (--url says where)") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EndpointError(f"{url}: cannot be asked: {error or type(error).__name__}") from error
     except ValueError as error:

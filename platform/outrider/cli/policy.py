@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from outrider.cli import policy_documents
+from outrider.cli import policy_documents, policy_rollout
 from outrider.cli.explain import idle_snapshots, print_decision, read_snapshots, recorded_decision
 from outrider.errors import ConfigurationError, OutriderError
 from outrider.policy import AUTO, Policy, load_policy
@@ -26,6 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app.command()(policy_documents.check)
 app.command()(policy_documents.diff)
 app.command()(policy_documents.schema)
+app.command()(policy_rollout.apply)
+app.command()(policy_rollout.rollback)
+app.command()(policy_rollout.history)
 
 
 @app.command()
