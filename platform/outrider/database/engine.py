@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +98,7 @@ def _parse(url: str) -> sa.URL:
 def _sqlite(url: sa.URL) -> sa.Engine:
     folder = Path(str(url.database)).parent
     try:
-        if not folder.exists():
-            folder.mkdir(parents=True, mode=stat.S_IRWXU)
+        folder.mkdir(parents=True, mode=stat.S_IRWXU, exist_ok=True)
     except OSError as error:
         raise DatabaseError(f"the folder {str(folder)!r} cannot be made: {error.strerror}; name another") from error
     # pysqlite begins transactions late and by itself; with isolation_level None our own BEGIN is the only one.
@@ -108,10 +109,22 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    _turn_to_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _turn_to_wal(connection: sqlite3.Connection) -> None:
+    """For this one change SQLite itself does not wait for others who open the file at the same moment."""
+    give_up_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
