@@ -1,8 +1,11 @@
 """Prices, budgets and rates, reservations, leases to gateways, the durable ledger and what it adds up to."""
 
+from outrider.accounting.leased import LeasedAccountant
+from outrider.accounting.messages import OwnerClient
 from outrider.accounting.questions import Only, SpendQuery, WorkflowQuery, zone_called
 from outrider.accounting.reading import reading
 from outrider.accounting.spend_queries import read_spend
+from outrider.accounting.service import AccountingOwner
 from outrider.accounting.spending import Spending
 from outrider.accounting.totals import GroupBy, Row, Span, Spend, Totals
 from outrider.accounting.types import (
@@ -23,12 +26,15 @@ from outrider.accounting.workflows import Cohort, OutcomeReport, Share, Workflow
 
 __all__ = [
     "Accountant",
+    "AccountingOwner",
     "Ask",
     "BudgetState",
     "Cohort",
     "GroupBy",
+    "LeasedAccountant",
     "Only",
     "OutcomeReport",
+    "OwnerClient",
     "RateLimit",
     "RateLimits",
     "RateState",

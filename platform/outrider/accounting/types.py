@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +41,8 @@ class Settlement:
     """What came of a request: one row of the ledger. See `tables/ledger.py` for units.
 
     time_s: start, seconds of the epoch. cost_usd: what the tenant pays for what was delivered. status: HTTP's.
-    *_missed: against the targets in force, the request's own before its tier's.
+    *_missed: against the targets in force, the request's own before its tier's. Raises ValueError for what no ledger
+    can add up: negative, infinite, not a number.
     """
 
     decision_id: str
@@ -67,6 +69,12 @@ class Settlement:
     ttft_missed: bool = False
     tpot_missed: bool = False
     deadline_missed: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (self.time_s, self.wall_s, self.cost_usd, self.ttft_s or 0.0, self.tpot_s or 0.0)
+        counts = (self.prompt_tokens, self.cached_tokens, self.completion_tokens)
+        if not all(math.isfinite(each) and each >= 0 for each in (*numbers, *counts)):
+            raise ValueError(f"decision {self.decision_id}: a settlement's times, counts and cost are not negative")
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,10 @@ LEASES = sa.Table(
     sa.Column("account", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("span_start_s", sa.BigInteger, primary_key=True),
+    sa.Column("span_end_s", sa.BigInteger, primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
 )
-"""kind: `money` (nano-dollars of the span that begins at `span_start_s`) or `permits` (requests at once; span 0)."""
+"""kind: `money` (nano-dollars, to be reserved in the span) or `permits` (requests at once)."""
 
 OWNER = sa.Table(
     "accounting_owner",

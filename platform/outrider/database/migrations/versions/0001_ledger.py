@@ -60,8 +60,9 @@ def upgrade() -> None:
         sa.Column("account", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("span_start_s", sa.BigInteger, nullable=False),
+        sa.Column("span_end_s", sa.BigInteger, nullable=False),
         sa.Column("amount", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("gateway", "account", "kind", "span_start_s", name="pk_leases"),
+        sa.PrimaryKeyConstraint("gateway", "account", "kind", "span_start_s", "span_end_s", name="pk_leases"),
     )
     op.create_table(
         "accounting_owner",
