@@ -4,8 +4,8 @@ from outrider.accounting.leased import LeasedAccountant
 from outrider.accounting.messages import OwnerClient
 from outrider.accounting.questions import Only, SpendQuery, WorkflowQuery, zone_called
 from outrider.accounting.reading import reading
-from outrider.accounting.spend_queries import read_spend
 from outrider.accounting.service import AccountingOwner
+from outrider.accounting.spend_queries import read_spend
 from outrider.accounting.spending import Spending
 from outrider.accounting.totals import GroupBy, Row, Span, Spend, Totals
 from outrider.accounting.types import (

@@ -7,7 +7,7 @@ minus what one under way grants: both sides do the same sums from the same messa
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from outrider.accounting.messages import Back, Exchanged, Grant, Held, Need, Resource
@@ -125,15 +125,15 @@ class Books:
         book = self._books[account]
         return book.span if now_s < book.span_ends_s else None
 
-    def needs(self, claims: Iterable[tuple[Want, ...]], now_s: float) -> tuple[Need, ...]:
-        """What is missing for all of the claims together, by account."""
+    def needs(self, wants: Iterable[Want], now_s: float, recall: Container[str]) -> tuple[Need, ...]:
+        """What is missing for all of the wants together, by account; `recall`: accounts to be had from others."""
         sums: dict[str, Want] = {}
-        for want in (want for wants in claims for want in wants):
+        for want in wants:
             before = sums.get(want.account)
             sums[want.account] = want if before is None else _sum(before, want)
-        return tuple(self._need(want, now_s) for want in sums.values())
+        return tuple(self._need(want, now_s, recall=want.account in recall) for want in sums.values())
 
-    def _need(self, want: Want, now_s: float) -> Need:
+    def _need(self, want: Want, now_s: float, *, recall: bool) -> Need:
         book = self._current(want.account, now_s)
         return Need(
             want.account,
@@ -141,6 +141,7 @@ class Books:
             max(0, want.permits - book.permits),
             max(0, want.requests - book.requests),
             max(0, want.tokens - book.tokens) if want.tokens else 0,
+            recall,
         )
 
     # -- what comes back from a request

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from outrider.accounting.books import Books, Part, Want
 from outrider.accounting.clock import Clock
-from outrider.accounting.messages import Exchange, Exchanged, OwnerClient, Shortage
+from outrider.accounting.messages import Exchange, Exchanged, Need, OwnerClient, Shortage
 from outrider.accounting.outbox import Outbox
 from outrider.errors import (
     AccountingUnavailable,
@@ -28,14 +28,18 @@ BEAT_S = 1.0
 
 CALL_S = 5.0
 AGAIN_S = 0.005
-"""While other gateways give back."""
+RECALL_ROUNDS = 20
+"""So often, and so far apart, a claim asks again while other gateways give back; then it does with what there is."""
 
 RETRY_S = (0.02, 0.5)
 
 
 @dataclass(slots=True, eq=False)
 class _Claim:
+    """recalled: how many answers said that other gateways are giving back."""
+
     wants: tuple[Want, ...]
+    recalled: int = 0
     taken: asyncio.Future[tuple[Part, ...]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -130,15 +134,18 @@ class Exchanger:
     def _compose(self) -> Exchange:
         """What is registered is all that is held, so such a message gives nothing back beside."""
         self._number += 1
-        now_s = self._clock.steady_s()
-        needs = self._books.needs([each.wants for each in self._claims], now_s)
         if self._register:
-            return Exchange(self._gateway, self._epoch, self._number, needs=needs, held=self._books.held())
+            held = self._books.held()
+            return Exchange(self._gateway, self._epoch, self._number, needs=self._needs(), held=held)
         recalled = tuple(sorted(self._recalled))
         self._recalled.clear()
-        backs = self._books.backs(recalled, now_s)
-        needs = self._books.needs([each.wants for each in self._claims], now_s)
-        return Exchange(self._gateway, self._epoch, self._number, backs, recalled, needs)
+        backs = self._books.backs(recalled, self._clock.steady_s())
+        return Exchange(self._gateway, self._epoch, self._number, backs, recalled, self._needs())
+
+    def _needs(self) -> tuple[Need, ...]:
+        new = {want.account for each in self._claims if not each.recalled for want in each.wants}
+        wants = [want for each in self._claims for want in each.wants]
+        return self._books.needs(wants, self._clock.steady_s(), new)
 
     async def _send(self, message: Exchange) -> Exchanged:
         pause_s = RETRY_S[0]
@@ -155,7 +162,8 @@ class Exchanger:
         for claim in list(self._claims):
             taken = self._books.take(claim.wants, now_s)
             lacking = [each for want in claim.wants for each in short if each.account == want.account]
-            if taken is None and any(each.recalling for each in lacking):
+            if taken is None and any(each.recalling for each in lacking) and claim.recalled < RECALL_ROUNDS:
+                claim.recalled += 1
                 continue
             if taken is None:
                 taken = self._books.take(claim.wants, now_s, floor=True)

@@ -43,13 +43,14 @@ Resource = Literal["money", "permits", "requests", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a gateway lacks of an account; 0 is nothing."""
+    """What a gateway lacks of an account; 0 is nothing. recall: if it is short, ask other gateways to give back."""
 
     account: str
     money_nusd: int = 0
     permits: int = 0
     requests: int = 0
     tokens: int = 0
+    recall: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,6 @@ __all__ = ["Charge", "OwnerCore"]
 USABLE_SHARE = 2 / 3
 """Of a lease's life a gateway may begin to spend; the rest is for settling what it had begun."""
 
-RECALL_EVERY_S = 0.05
-"""A gateway that has just given an account back is not asked for it again before."""
-
 SLICES = 4
 """A gateway that asks gets at least a share of 1 / (SLICES * gateways) of what is left."""
 
@@ -66,7 +63,6 @@ class OwnerCore:
         self._heard_s = dict.fromkeys(self.holdings.gateways(), steady_s)
         self._registered: set[str] = set()
         self._recalls: defaultdict[str, set[str]] = defaultdict(set)
-        self._recalled_s: dict[tuple[str, str], float] = {}
         self._rates = Rates(recent, steady_s)
 
     def tick(self, wall_s: float, steady_s: float) -> None:
@@ -156,7 +152,6 @@ class OwnerCore:
             self._give_rate(back.account, "tokens", back.tokens)
         for account in message.recalled:
             self._recalls[message.gateway].discard(account)
-            self._recalled_s[message.gateway, account] = self.steady_s
 
     def _grant(self, gateway: str, need: Need, *, writable: bool) -> tuple[Grant, list[Shortage]]:
         limits, short = self._limits_of(need.account), []
@@ -172,9 +167,9 @@ class OwnerCore:
             self.holdings.add(Lease(gateway, need.account, "permits"), permits)
             if money < need.money_nusd:
                 left_nusd = min(self._left_nusd(need.account, limits), MAX_NUSD)
-                short.append(Shortage(need.account, "money", self._recall(need.account, gateway), left_nusd=left_nusd))
+                short.append(Shortage(need.account, "money", self._recall(need, gateway), left_nusd=left_nusd))
             if permits < need.permits:
-                short.append(Shortage(need.account, "permits", self._recall(need.account, gateway)))
+                short.append(Shortage(need.account, "permits", self._recall(need, gateway)))
         requests = self._grant_rate(need.account, "requests", need.requests, short)
         tokens = self._grant_rate(need.account, "tokens", need.tokens, short)
         left = [self._level(need.account, "requests"), self._level(need.account, "tokens")]
@@ -248,12 +243,12 @@ class OwnerCore:
     def _shares(self) -> int:
         return SLICES * max(2, len(self._registered))
 
-    def _recall(self, account: str, asker: str) -> bool:
-        """Ask the others for what they do not use; False once all of them have just answered."""
-        for gateway in self.holdings.holders(account) & self._registered - {asker}:
-            if self.steady_s - self._recalled_s.get((gateway, account), -RECALL_EVERY_S) >= RECALL_EVERY_S:
-                self._recalls[gateway].add(account)
-        return any(account in self._recalls[gateway] for gateway in self._registered - {asker})
+    def _recall(self, need: Need, asker: str) -> bool:
+        """Ask the others for what they do not use; False once all that were asked have answered."""
+        if need.recall:
+            for gateway in self.holdings.holders(need.account) & self._registered - {asker}:
+                self._recalls[gateway].add(need.account)
+        return any(need.account in self._recalls[gateway] for gateway in self._registered - {asker})
 
     def _level(self, account: str, resource: Resource) -> float:
         bucket = self._rates.bucket(account, resource, self._limits_of(account), self.steady_s)
@@ -269,8 +264,6 @@ class OwnerCore:
         self._registered.discard(gateway)
         del self._heard_s[gateway]
         self._recalls.pop(gateway, None)
-        for key in [each for each in self._recalled_s if each[0] == gateway]:
-            del self._recalled_s[key]
 
 
 def _within(time_s: float, spans: Iterable[Window], latest_s: float) -> float:
