@@ -174,6 +174,7 @@ def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]
             tokens=tuple(token for chunk in chunks for token in chunk.tokens),
             logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
             prompt_logprobs=tuple(entry for chunk in chunks for entry in chunk.prompt_logprobs),
+            cached_tokens=max(chunk.cached_tokens for chunk in chunks),
         )
     if error is not None:
         raise error

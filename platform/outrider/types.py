@@ -258,7 +258,8 @@ class TokenChunk:
     """What one request gained in one round. `text` is None when the upstream speaks token ids only.
 
     logprobs: one per token where asked for. prompt_logprobs: with the first token where asked for, one per prompt
-    token; the first has none before it and is None.
+    token; the first has none before it and is None. cached_tokens: with the first token, how many of the prompt's were
+    there already; the summary says it again, but an answer that is cut off has none.
     """
 
     tokens: tuple[int, ...]
@@ -269,3 +270,4 @@ class TokenChunk:
     """`code: message` when finish is ERROR."""
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    cached_tokens: int = 0

@@ -257,7 +257,8 @@ class Engine:
             tried = admitted if sequence.finish is None else min(admitted, len(emitted))
             sequence.rounds.append((tried, counted))
             self._meters.acceptance.add(tried, counted)
-        told = sequence.prompt_logprobs if sequence.emitted == 0 and not sequence.reuses_prefix else ()
+        first = sequence.emitted == 0
+        told = sequence.prompt_logprobs if first and not sequence.reuses_prefix else ()
         sequence.tokens += emitted
         sequence.num_computed = len(sequence.tokens) - 1
         if admitted is not None:
@@ -266,7 +267,10 @@ class Engine:
         if sequence.finish is None and sequence.remaining <= 0:
             sequence.finish = FinishReason.LENGTH
         logprobs = chosen.told(first_row, len(emitted))
-        chunk = TokenChunk(tuple(emitted), error=error, logprobs=logprobs, prompt_logprobs=tuple(told))
+        cached = sequence.cached_tokens if first else 0
+        chunk = TokenChunk(
+            tuple(emitted), error=error, logprobs=logprobs, prompt_logprobs=tuple(told), cached_tokens=cached
+        )
         if sequence.finish is None:
             return sequence.request.request_id, chunk
         return self._retire(sequence, chunk)

@@ -51,7 +51,8 @@ class Ask:
     """One validated request: n choices for each of its prompts.
 
     max_tokens None leaves the limit to the platform. sampling holds everything else, its seed resolved; max_tokens
-    there is not yet known. seeded: the tenant gave that seed. constraint_field: the body field that an error about
+    there is not yet known. seeded: the tenant gave that seed. tell_tier: whether the answer names its service tier.
+    constraint_field: the body field that an error about
     its constraint names.
     """
 
@@ -68,6 +69,7 @@ class Ask:
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    tell_tier: bool
     budgets: Budgets
     workflow: str | None
     tags: tuple[str, ...]
@@ -123,6 +125,7 @@ def _ask(
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         continuous_usage=body.stream_options is not None and body.stream_options.continuous_usage_stats,
+        tell_tier=body.service_tier is not None,
         budgets=to_budgets(options),
         workflow=options.workflow,
         tags=tuple(options.tags),

@@ -43,6 +43,7 @@ class Choice:
         self.first_s: float | None = None
         self.last_s: float | None = None
         self.summary: RequestSummary | None = None
+        self.cached_tokens = 0
         self.unpaid = False
         """Whether money ran out: it ended with the last token that was paid."""
         self._meter = meter
@@ -151,6 +152,8 @@ class Choice:
     def _count(self, chunk: TokenChunk) -> None:
         """Raises the typed error of a chunk that ends in one."""
         self.summary = chunk.summary or self.summary
+        cached = chunk.summary.cached_tokens if chunk.summary else chunk.cached_tokens
+        self.cached_tokens = max(self.cached_tokens, cached)
         if chunk.finish is FinishReason.ERROR:
             raise error_from_chunk(chunk.error)
         if chunk.finish is FinishReason.CANCELLED:

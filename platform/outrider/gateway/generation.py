@@ -124,4 +124,4 @@ class Generation:
         """Of each prompt what was there before this request: choices after the first find what that one left."""
         n = self.admission.ask.n
         groups = (self.choices[at : at + n] for at in range(0, len(self.choices), n))
-        return sum(min((each.summary.cached_tokens if each.summary else 0) for each in group) for group in groups)
+        return sum(min(each.cached_tokens for each in group) for group in groups)

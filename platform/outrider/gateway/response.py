@@ -20,6 +20,7 @@ from outrider.gateway.reply import Reply
 from outrider.gateway.service import Gateway
 from outrider.gateway.shapes import Shapes
 from outrider.gateway.wire import DONE, Answer, ChatWire, CompletionWire, Wire
+from outrider.telemetry import RequestOutcome
 
 __all__ = ["GenerationResponse"]
 
@@ -118,10 +119,12 @@ class GenerationResponse(Response):
         return [*usage, DONE]
 
     async def _start(self, send: Send, content_type: bytes, *more: tuple[bytes, bytes]) -> None:
-        headers = [(b"content-type", content_type), *self._decision_headers(), *more]
+        outcome = self._reply.outcome(200)
+        timing = b"server-timing", _timing(outcome)
+        headers = [(b"content-type", content_type), *self._decision_headers(outcome), *more, timing]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    def _decision_headers(self) -> list[tuple[bytes, bytes]]:
+    def _decision_headers(self, outcome: RequestOutcome) -> list[tuple[bytes, bytes]]:
         decision = self._reply.admission.decision
         named = {
             "model": decision.model,
@@ -130,6 +133,8 @@ class GenerationResponse(Response):
             "policy": decision.policy_version,
             "lossless": decision.lossless,
         }
+        if self._reply.admission.cache_key is not None:
+            named["cache"] = "hit" if outcome.cache_hit else "miss"
         return [(f"x-outrider-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()]
 
 
@@ -139,6 +144,21 @@ def _wire(gateway: Gateway, admission: Admission) -> Wire:
         created=int(admission.time_s),
         model=admission.decision.model,
         system_fingerprint=gateway.system_fingerprint(admission.decision.model),
+        service_tier=admission.tenant.tier.name if admission.ask.tell_tier else None,
     )
     kind = ChatWire if admission.ask.endpoint == "chat" else CompletionWire
     return kind(answer, admission.ask.choices, null_usage=admission.ask.include_usage)
+
+
+def _timing(outcome: RequestOutcome) -> bytes:
+    """What is known of where the time went; of a stream, at its first token."""
+    spans = {
+        "wait": outcome.wait_s,
+        "queue": outcome.queue_s,
+        "prefill": outcome.prefill_s,
+        "ttft": outcome.ttft_s,
+        "decode": outcome.decode_s,
+        "total": None if outcome.finish_reason is None else outcome.e2e_s,
+    }
+    told = (f"{name};dur={span_s * 1e3:.1f}" for name, span_s in spans.items() if span_s is not None)
+    return ", ".join(told).encode()

@@ -96,6 +96,12 @@ class GenerationBody(Body):
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = Field(default_factory=list)
     ignore_eos: bool = False
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    service_tier: (
+        Annotated[
+            str, Field(max_length=64, description="Echoed with the tier that the policy gives you; it chooses nothing.")
+        ]
+        | None
+    ) = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     stream: bool = False

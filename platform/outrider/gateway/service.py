@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -9,7 +10,7 @@ from contextlib import suppress
 from starlette.types import Receive
 
 from outrider.accounting import Accountant, Unmetered
-from outrider.errors import InvalidKey, InvalidRequest, NotAnOperator, NotReady, OutriderError
+from outrider.errors import AccountingUnavailable, InvalidKey, InvalidRequest, NotAnOperator, NotReady, OutriderError
 from outrider.gateway.admission import Admission, new_decision_id
 from outrider.gateway.answers import Answers, Kept, whole
 from outrider.gateway.asks import Ask
@@ -29,6 +30,8 @@ from outrider.text import TextModel
 from outrider.types import LoadSnapshot
 
 __all__ = ["Caller", "Gateway"]
+
+_log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -138,7 +141,8 @@ class Gateway:
     ) -> None:
         """Account for a reply that ended, however it did; the first call counts. Returns when that is durable.
 
-        told: all pieces of each choice, where the answer is whole. Raises AccountingUnavailable.
+        told: all pieces of each choice, where the answer is whole. Raises AccountingUnavailable for a whole answer,
+        whose end must not be told before its account is durable; that of any other is queued.
         """
         if reply.settled:
             return
@@ -146,6 +150,10 @@ class Gateway:
         admission, outcome = reply.admission, reply.outcome(status, error)
         try:
             await self._accountant.settle(reply.reservation, settlement_of(admission, outcome))
+        except AccountingUnavailable as unavailable:
+            if status == 200:
+                raise
+            _log.warning("request %s: %s", admission.request_id, unavailable.message)
         finally:
             self.running -= 1
             self._recent.end(admission.decision.decision_id, outcome)
@@ -188,6 +196,10 @@ class Gateway:
     def models(self, tenant: Tenant) -> list[str]:
         """`auto` and what stands behind this endpoint and is granted to the tenant."""
         return [AUTO, *(name for name in tenant.models if name in self._loads.upstreams)]
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests wait for room, by model."""
+        return self._entrance.waiting()
 
     def health(self) -> tuple[bool, dict[str, object]]:
         """(whether requests are taken, every model's state)."""

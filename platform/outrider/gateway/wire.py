@@ -21,12 +21,13 @@ _encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What every chunk of one answer repeats. `created` is in whole seconds of the wall clock."""
+    """What every chunk of one answer repeats. created: whole seconds of the epoch. service_tier: None tells none."""
 
     id: str
     created: int
     model: str
     system_fingerprint: str
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Wire:
 
     def _envelope(self, kind: str) -> bytes:
         answer = self._answer
+        tier = {} if answer.service_tier is None else {"service_tier": answer.service_tier}
         return _encode(
             {
                 "id": self.prefix + answer.id,
@@ -106,6 +108,7 @@ class Wire:
                 "created": answer.created,
                 "model": answer.model,
                 "system_fingerprint": answer.system_fingerprint,
+                **tier,
             }
         )
 

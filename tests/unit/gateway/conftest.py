@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from outrider import demo_models
+from outrider.accounting import Accountant
 from outrider.gateway import GatewaySettings, create_app
 from outrider.policy import Policy, hash_key, parse_policy
 from outrider.telemetry import EventLog, Metrics
@@ -68,14 +69,20 @@ class ScriptedUpstream:
     requests: list[tuple[GenerationRequest, Decision]] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
+    open: int = 0
+    gate: asyncio.Event | None = None
+    """Nothing comes before it is set."""
 
     def snapshot(self) -> LoadSnapshot | None:
-        return self.load and replace(self.load, time_s=time.time())
+        return self.load and replace(self.load, time_s=time.time(), running_requests=self.open)
 
     async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
         self.requests.append((request, decision))
+        self.open += 1
         room = request.sampling.max_tokens
         try:
+            if self.gate is not None:
+                await self.gate.wait()
             for step in self.script:
                 await asyncio.sleep(self.round_s)
                 if isinstance(step, Exception):
@@ -92,6 +99,7 @@ class ScriptedUpstream:
                 yield said
             yield TokenChunk((), finish=FinishReason.STOP, summary=self.summary(request))
         finally:
+            self.open -= 1
             self.closed.set()
 
     def summary(self, request: GenerationRequest) -> RequestSummary:
@@ -219,8 +227,8 @@ def written_model(root: Path, template: str | dict[str, str] | None) -> Path:
 
 @pytest.fixture
 def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
-    def make(**settings: Any) -> Site:
-        report = parse_policy(POLICY)
+    def make(policy_text: str = POLICY, accountant: Accountant | None = None, **settings: Any) -> Site:
+        report = parse_policy(policy_text)
         assert report.policy is not None, report.problems
         policy = [report.policy]
         flash, pro = (ScriptedUpstream(name, load_of(name)) for name in ("flash", "pro"))
@@ -230,6 +238,7 @@ def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
             lambda: policy[0],
             {"flash": flash, "pro": pro},
             {"flash": text_model, "pro": text_model},
+            accountant=accountant,
             metrics=metrics,
             events=events,
         )
