@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from outrider.cli.evals import app
+from outrider.cli.evals_local import weights_digest
 from outrider.errors import ConfigurationError, EndpointError, EvalMismatch, SuiteError
 from outrider.evals import Outcome, Result, write_json
 from outrider.policy import load_policy
@@ -172,3 +173,14 @@ def test_quality_is_written_into_a_policy(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="unknown model 'max'"):
         call("quality", run, "--model", "max", "--write", file)
     assert file.read_bytes() == before
+
+
+def test_a_model_trained_again_is_another_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-2.safetensors").write_bytes(b"two")
+    (tmp_path / "model-1.safetensors").write_bytes(b"one")
+    before = weights_digest(tmp_path)
+    (tmp_path / "config.json").write_text("{ }")
+    assert weights_digest(tmp_path) == before
+    (tmp_path / "model-2.safetensors").write_bytes(b"too")
+    assert weights_digest(tmp_path) != before

@@ -14,7 +14,7 @@ from outrider.evals import Suite, find_suite, load_suite, shipped_suites
 from outrider.evals.checks import Pattern
 from outrider.training.data import build_corpus
 from outrider.training.data.document import split_of
-from outrider.training.demo_suites import ITEMS_PER_SUITE, _answer_patterns, _prose, suite_items
+from outrider.training.demo_suites import ITEMS_PER_SUITE, _answer_patterns, _prose, further_items, suite_items
 
 NAMES = ("code", "maths", "prose", "tasks")
 LARGEST_BYTES = 350_000
@@ -126,3 +126,14 @@ def test_prose_is_made_in_the_shipped_form(tmp_path: Path) -> None:
     (tmp_path / "made.yaml").write_text(shape)
     suite = load_suite(tmp_path / "made.yaml")
     assert all(item.check.judge(reference(record)).correct for item, record in zip(suite.items, made, strict=True))
+
+
+@pytest.mark.parametrize("name", ["code", "maths", "tasks"])
+def test_further_items_are_held_out_too_and_none_of_the_suites(name: str) -> None:
+    used = {str(record["prompt"]) for record in records(name)}
+    found = further_items(name, 200, used)
+    prompts = [str(record["prompt"]) for record in found]
+    assert len(set(prompts)) == 200
+    assert not used & set(prompts)
+    assert all(split_of(source(name, record)) == "heldout" for record in found)
+    assert found == further_items(name, 200, used)

@@ -162,6 +162,7 @@ def test_held_out_outcomes_do_not_reach_the_fit(assessor: Assessor) -> None:
         ([], "0 items to fit on"),
         (make_pairs(60), "items to fit on"),
         ([pair for pair in make_pairs(800) if pair.domain == "sums"], "one domain"),
+        ([replace(pair, group=pair.group[-1]) for pair in make_pairs(800)], "of [0-9] groups"),
         ([replace(pair, correct={"small": True}) for pair in make_pairs(400)], "small got every item right"),
     ],
 )
@@ -219,6 +220,7 @@ def test_other_arrays(tmp_path: Path, arrays: dict[str, Any], said: str) -> None
         ({"domains": []}, "domains is not a list of names"),
         ({"least_probability": "x"}, "unusable"),
         ({"fitted_on": 3}, "unusable"),
+        ({"fitted_on": {"held_out_share": 0.25}}, "unusable: KeyError: 'items'"),
     ],
 )
 def test_a_header_of_something_else_is_refused(file: Path, change: dict[str, Any], said: str) -> None:

@@ -110,8 +110,16 @@ def _about(results: Sequence[Result]) -> dict[str, Any]:
         described = {name: value for name, value in result.configuration.items() if name not in _NOT_OF_THE_MODEL}
         if models.setdefault(result.model, described) != described:
             raise EvalMismatch(f"the results of {result.model} are of two different models of that name; give one's")
-        suites.update(result.configuration["suites"])
+        suites.update(_held(result, "suites"))
     return {"models": models, "suites": suites}
+
+
+def _held(result: Result, field: str) -> dict[str, Any]:
+    """A part of the result's configuration. Raises EvalMismatch where it has none."""
+    found = result.configuration.get(field)
+    if not isinstance(found, dict):
+        raise EvalMismatch(f"{result.model}'s result does not say its {field}: `outrider eval run` makes one that does")
+    return found
 
 
 def _pairs(results: Sequence[Result], more_suites: Sequence[Path]) -> list[Pair]:
@@ -156,7 +164,7 @@ def _texts(result: Result, suites: dict[str, Suite]) -> Iterator[tuple[tuple[str
                 f"suite {name} of {result.model}'s result is not a shipped one: name its file by --suites"
             )
         suite = suites[name]
-        given = result.configuration["sampling"][name]
+        given = _held(result, "sampling").get(name, {})
         changed = {key: value for key, value in given.items() if value != getattr(suite.sampling, key)}
         for item in suite.sampled(changed).items:
             known[name, item.id] = item.digest, prompt_text(item.messages)

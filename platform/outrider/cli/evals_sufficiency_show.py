@@ -26,6 +26,7 @@ def show_judgement(found: Judgement, console: Console) -> None:
         f"alone: {found.domains.right:.1%} right, {found.domains.wrong:.1%} wrong, {found.domains.other:.1%} other."
     )
     _show_calibration(found, console)
+    _show_domains(found, console)
     _show_bins(found, console)
     _show_floors(found, console)
     _show_trades(found, console)
@@ -41,7 +42,7 @@ def _table(title: str, *columns: str) -> Table:
 def _show_calibration(found: Judgement, console: Console) -> None:
     table = _table(
         "Estimates of a right answer", "model", "right", "Brier", "by domain", "constant", "skill (95 %)", "AUC (95 %)",
-        "AUC in domain", "ECE", "by chance",
+        "ECE", "by chance",
     )  # fmt: skip
     for model, each in found.models.items():
         table.add_row(
@@ -52,10 +53,26 @@ def _show_calibration(found: Judgement, console: Console) -> None:
             f"{each.brier_constant:.4f}",
             f"{each.skill:.1%} ({each.skill_interval.low:.1%}–{each.skill_interval.high:.1%})",
             f"{each.auc:.3f} ({each.auc_interval.low:.3f}–{each.auc_interval.high:.3f})",
-            f"{each.auc_in_domain:.3f}",
             f"{each.calibration_error:.3f}",
             f"{each.calibration_error_by_chance:.3f}",
         )
+    console.print(table)
+
+
+def _show_domains(found: Judgement, console: Console) -> None:
+    table = _table(
+        "In each domain", "model", "domain", "items", "groups", "said", "right", "Brier", "by domain", "AUC", "ECE",
+        "by chance",
+    )  # fmt: skip
+    for model, calibration in found.models.items():
+        for name, each in calibration.domains.items():
+            table.add_row(
+                model,
+                name,
+                *(str(each.items), str(each.groups), f"{each.mean_probability:.1%}", f"{each.right:.1%}"),
+                *(f"{each.brier:.4f}", f"{each.brier_by_domain:.4f}", "–" if each.auc is None else f"{each.auc:.3f}"),
+                *(f"{each.calibration_error:.3f}", f"{each.calibration_error_by_chance:.3f}"),
+            )
     console.print(table)
 
 

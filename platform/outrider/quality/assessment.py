@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ from outrider.quality.features import features
 from outrider.quality.sufficiency import Sufficiency
 
 __all__ = ["Assessment", "Assessor", "by_tags", "prompt_text"]
-
-_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class Assessment:
 
     domain: str = OTHER
     domain_probability: float = 0.0
-    success: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    success: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Assessor:
             return Assessment(name, probability)
         success = self.sufficiency.probabilities(hashed, probabilities)
         estimates = dict(zip(self.sufficiency.models, success.tolist(), strict=True))
-        return Assessment(name, probability, MappingProxyType(estimates))
+        return Assessment(name, probability, estimates)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

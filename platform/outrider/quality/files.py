@@ -155,7 +155,17 @@ def _assessor(header: Mapping[str, Any], arrays: Arrays) -> Assessor:
         _array(arrays, "slope", (outputs,)),
         _array(arrays, "offset", (outputs,)),
     )
-    return Assessor(classifier, sufficiency, dict(header["fitted_on"]))
+    return Assessor(classifier, sufficiency, _fitted_on(header, domains, models))
+
+
+def _fitted_on(header: Mapping[str, Any], domains: tuple[str, ...], models: tuple[str, ...]) -> dict[str, Any]:
+    """What `fit_assessor` says of its items, complete."""
+    about = dict(header["fitted_on"])
+    numbers = [about["held_out_share"], *(about["items"][name] for name in domains)]
+    numbers += [about["right"][model][name] for model in models for name in domains]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("fitted_on holds no numbers of items")
+    return about
 
 
 def _names(header: Mapping[str, Any], field: str) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from outrider.errors import EvalMismatch
 from outrider.quality.assessment import Assessment, Assessor
+from outrider.quality.domains import OTHER
 from outrider.quality.fitting import Pair, held_out
 from outrider.quality.measures import Bin, Interval, auc, bins, calibration_error, resampled
 from outrider.quality.trading import Floor, Trade, at_floor, at_share
 
-__all__ = ["Calibration", "Domains", "Judgement", "judge"]
+__all__ = ["Calibration", "Domains", "InDomain", "Judgement", "judge"]
 
 FLOORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -23,13 +24,28 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class InDomain:
+    """One model's estimates on the items of one domain; figures as in `Calibration`, auc None where all are alike."""
+
+    items: int
+    groups: int
+    right: float
+    mean_probability: float
+    brier: float
+    brier_by_domain: float
+    auc: float | None
+    calibration_error: float
+    calibration_error_by_chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """One model's estimates over the held-out items that have one; intervals are 95 %, resampled by group.
 
     brier: mean squared error; of a constant (the model's share of right answers where it was fitted), and of that share
-    by domain, which is what a policy states. skill: 1 - brier ÷ brier_by_domain. auc_in_domain: the mean over domains.
+    by domain, which is what a policy states. skill: 1 - brier ÷ brier_by_domain.
     calibration_error: mean distance of probability and share right over ten bins of equally many items; by_chance: what
-    a perfectly calibrated one would have on so many items.
+    a perfectly calibrated one would have on so many items, were they independent.
     """
 
     items: int
@@ -42,10 +58,10 @@ class Calibration:
     skill_interval: Interval
     auc: float
     auc_interval: Interval
-    auc_in_domain: float
     calibration_error: float
     calibration_error_by_chance: float
     bins: tuple[Bin, ...]
+    domains: dict[str, InDomain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +114,7 @@ def judge(assessor: Assessor, pairs: Sequence[Pair]) -> Judgement:
         raise EvalMismatch("none of the held-out items is like those that the file was fitted on")
     used = np.where(known[:, None], estimates, stated)
     groups = np.unique([pair.group for pair in unseen], return_inverse=True)[1]
-    kinds = np.unique([pair.domain for pair in unseen], return_inverse=True)[1]
+    kinds = np.array([pair.domain for pair in unseen])
     constant = _constant(assessor)
     return Judgement(
         items=len(unseen),
@@ -132,18 +148,16 @@ def _constant(assessor: Assessor) -> list[float]:
 
 
 def _domains(pairs: Sequence[Pair], found: Sequence[Assessment]) -> Domains:
-    right = float(np.mean([each.domain == pair.domain for pair, each in zip(pairs, found, strict=True)]))
-    other = float(np.mean([each.domain == "other" for each in found]))
-    return Domains(len(pairs), right, 1 - right - other, other)
+    right = sum(each.domain == pair.domain for pair, each in zip(pairs, found, strict=True))
+    other = sum(each.domain == OTHER for each in found)
+    count = len(pairs)
+    return Domains(count, right / count, (count - right - other) / count, other / count)
 
 
 def _calibration(
-    said: Floats, right: Floats, stated: Floats, constant: float, kinds: NDArray[np.int64], groups: NDArray[np.int64]
+    said: Floats, right: Floats, stated: Floats, constant: float, kinds: NDArray[np.str_], groups: NDArray[np.int64]
 ) -> Calibration:
     missed, missed_stated = np.square(said - right), np.square(stated - right)
-    within = [
-        value for kind in set(kinds.tolist()) if (value := auc(said[kinds == kind], right[kinds == kind])) is not None
-    ]
     overall = auc(said, right)
     return Calibration(
         items=len(said),
@@ -156,10 +170,27 @@ def _calibration(
         skill_interval=resampled(groups, lambda times: 1 - float(times @ missed) / float(times @ missed_stated)),
         auc=0.5 if overall is None else overall,
         auc_interval=resampled(groups, lambda times: auc(said, right, times)),
-        auc_in_domain=float(np.mean(within)) if within else 0.5,
         calibration_error=calibration_error(said, right),
         calibration_error_by_chance=_error_by_chance(said),
         bins=bins(said, right),
+        domains={
+            name: _in_domain(*(each[kinds == name] for each in (said, right, stated, groups)))
+            for name in sorted(set(kinds.tolist()))
+        },
+    )
+
+
+def _in_domain(said: Floats, right: Floats, stated: Floats, groups: NDArray[np.int64]) -> InDomain:
+    return InDomain(
+        items=len(said),
+        groups=len(np.unique(groups)),
+        right=float(right.mean()),
+        mean_probability=float(said.mean()),
+        brier=float(np.square(said - right).mean()),
+        brier_by_domain=float(np.square(stated - right).mean()),
+        auc=auc(said, right),
+        calibration_error=calibration_error(said, right),
+        calibration_error_by_chance=_error_by_chance(said),
     )
 
 
