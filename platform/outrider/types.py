@@ -49,7 +49,7 @@ class BatchClass:
     co_batch_tokens: cap on tokens in one step in which this request decodes. Who weighs less takes turns in it, who
         weighs as much or more is not admitted beyond it.
     admission_wait_s: how long a request may wait for company while nobody runs.
-    preemption_order: larger is preempted first.
+    preemption_order: larger is preempted first, for who grows and, once, for a newcomer of a smaller one.
     """
 
     name: str

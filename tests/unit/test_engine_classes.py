@@ -230,6 +230,56 @@ def test_nobody_waits_for_company_that_has_no_memory(pair: TinyPair) -> None:
     assert engine.step()
 
 
+# preemption_order
+
+
+def held(engine: Engine, orders: Sequence[int]) -> None:
+    """Fill eight blocks of memory with two that run for long, of these preemption orders."""
+    for i, order in enumerate(orders):
+        kind = BatchClass("holds", preemption_order=order)
+        engine.submit(request(i, prompts(2, VOCAB, (40,))[i], 20, batch_class=kind))
+    engine.step()
+    assert len(engine.running) == 2
+
+
+@pytest.mark.parametrize(
+    ("orders", "gives_way"), [((1, 1), "1"), ((2, 1), "0"), ((1, 0), "0"), ((0, 0), None), ((0, 1), "1")]
+)
+def test_memory_is_given_up_for_a_newcomer_whose_class_comes_before(
+    pair: TinyPair, orders: tuple[int, int], gives_way: str | None
+) -> None:
+    """By the last in order, and it goes on later with the same answer."""
+    engine = make_engine(pair.target, kv_blocks=8)
+    held(engine, orders)
+    engine.submit(request("newcomer", [7] * 30, 4))
+    chunks = engine.step()
+    queued = [s.request.request_id for s in engine.queue]
+    assert ("newcomer" in {name for name, _ in chunks}) == (gives_way is not None)
+    assert queued == [gives_way or "newcomer"]
+    answers: dict[str, list[int]] = {}
+    for step in steps(engine):
+        engine.check_integrity()
+        for name, chunk in step.chunks:
+            answers.setdefault(name, []).extend(chunk.tokens)
+    for i in range(2):
+        [alone] = run(make_engine(pair.target), [request(i, prompts(2, VOCAB, (40,))[i], 20)]).values()
+        assert answers[str(i)][-15:] == [token for chunk in alone for token in chunk.tokens][-15:]
+
+
+def test_nobody_gives_way_to_newcomers_twice_or_for_nothing(pair: TinyPair) -> None:
+    engine = make_engine(pair.target, kv_blocks=8)
+    held(engine, (0, 1))
+    engine.submit(request("too large", [7] * 100, 4))
+    engine.step()
+    assert not any(s.preemptions for s in (*engine.running, *engine.queue))
+    engine.cancel("too large")
+    for i in range(6):
+        engine.submit(request(f"newcomer {i}", [8 + i] * 30, 4))
+    summaries = {name: c.summary for step in steps(engine) for name, c in step.chunks if c.summary is not None}
+    assert summaries["1"].preemptions == 1
+    assert summaries["0"].preemptions == 0
+
+
 # rows
 
 

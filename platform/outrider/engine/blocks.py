@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from outrider.errors import OutOfBlocks
@@ -71,6 +72,10 @@ class BlockPool:
     def available_beside(self, found: Sequence[int]) -> int:
         """Blocks that could still be allocated by somebody who holds the found ones."""
         return self.available - sum(block in self._cached for block in found)
+
+    def freed_by(self, blocks: Iterable[int]) -> set[int]:
+        """Blocks that nobody would hold any more, were each of these given back as often as it is named."""
+        return {block for block, holds in Counter(blocks).items() if self._holders[block] == holds}
 
     def hold(self, found: Sequence[int]) -> None:
         """Hold blocks that `find` returned, beside whoever else does."""

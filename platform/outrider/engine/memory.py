@@ -34,24 +34,41 @@ class Memory:
         It waits while a running prefill computes the block it would need next, and unless a block for each
         running sequence stays available: who is admitted only to be preempted computed for nothing.
         """
-        size, tokens = self.pool.block_size, len(sequence.tokens)
-        found: list[int] = []
-        if self._reuse and sequence.reuses_prefix:
-            self._extend_hashes(sequence, tokens - 1)  # the last token is computed in any case: its logits are wanted
-            wanted = sequence.hashes[: (tokens - 1) // size]
-            found = self.pool.find(wanted)
-            if len(found) < len(wanted) and wanted[len(found)] in _being_computed(running):
-                return False
-        needed = self.pool.blocks_for(tokens + 1) - len(found)
-        if needed + len(running) > self.pool.available_beside(found):
+        found = self._found(sequence, running)
+        if found is None or not self._fits(sequence, found, running, ()):
             return False
+        size = self.pool.block_size
         self.pool.hold(found)
-        sequence.blocks = found + self.pool.allocate(needed)
+        sequence.blocks = found + self.pool.allocate(self._needed(sequence, found))
         sequence.slot_room = self.cache.block_slots.new_empty(self.pool.blocks_for(sequence.most_tokens + 1) * size)
         self._fill_slots(sequence, 0)
         sequence.published = len(found)
         sequence.num_computed = len(found) * size
         return True
+
+    def would_admit(self, sequence: Sequence, running: list[Sequence], giving: list[Sequence]) -> bool:
+        """Whether `admit` would, were `giving` set aside of those who run."""
+        staying = [s for s in running if s not in giving]
+        found = self._found(sequence, staying)
+        return found is not None and self._fits(sequence, found, staying, giving)
+
+    def _found(self, sequence: Sequence, running: list[Sequence]) -> list[int] | None:
+        """Blocks it can take over; None while a running prefill computes the next."""
+        if not self._reuse or not sequence.reuses_prefix:
+            return []
+        tokens = len(sequence.tokens) - 1  # the last token is computed in any case: its logits are wanted
+        self._extend_hashes(sequence, tokens)
+        wanted = sequence.hashes[: tokens // self.pool.block_size]
+        found = self.pool.find(wanted)
+        return None if len(found) < len(wanted) and wanted[len(found)] in _being_computed(running) else found
+
+    def _needed(self, sequence: Sequence, found: list[int]) -> int:
+        return self.pool.blocks_for(len(sequence.tokens) + 1) - len(found)
+
+    def _fits(self, sequence: Sequence, found: list[int], running: list[Sequence], giving: Iterable[Sequence]) -> bool:
+        freed = self.pool.freed_by(block for each in giving for block in each.blocks).difference(found)
+        available = self.pool.available_beside(found) + len(freed)
+        return self._needed(sequence, found) + len(running) <= available
 
     def grow(self, sequence: Sequence, positions: int) -> bool:
         """Let a running sequence hold `positions` positions; False, giving none, when too few blocks are available."""

@@ -65,14 +65,17 @@ class Roster:
     def admit(self) -> None:
         """Start queued requests as long as there are places, and memory for what they begin with.
 
-        First come, first served among equal weights. Nobody overtakes who is next and lacks memory.
+        First come, first served among equal weights. Nobody overtakes who is next and lacks memory, but those who run
+        may give theirs up for it.
         """
         if self.admission_wait_s > 0:
             return
         now_s = time.monotonic()
         while self.queue and len(self.running) < self._settings.max_running_requests:
             sequence = max(self._fitting(), key=lambda s: s.urgency(now_s), default=None)
-            if sequence is None or not self.memory.admit(sequence, self.running):
+            if sequence is None:
+                return
+            if not self.memory.admit(sequence, self.running) and not self._give_way(sequence):
                 return
             self.queue.remove(sequence)
             if sequence.admitted_s is None:
@@ -107,6 +110,22 @@ class Roster:
         for sequence in short if block_size else ():
             if sequence.blocks and self.memory.pool.available > len(self.running):
                 self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(block_size))
+
+    def _give_way(self, sequence: Sequence) -> bool:
+        """Admit a newcomer by setting aside those its class comes before, as few as will do, the last in order first.
+
+        Nobody is set aside for a newcomer who was set aside before: what newcomers may cost is computed once more.
+        """
+        order = sequence.request.batch_class.preemption_order
+        behind = [s for s in self.running if s.request.batch_class.preemption_order > order and not s.preemptions]
+        if not behind or not self.memory.would_admit(sequence, self.running, behind):
+            return False
+        behind.sort(key=lambda s: s.precedence, reverse=True)
+        counts = range(1, len(behind) + 1)
+        fewest = next(n for n in counts if self.memory.would_admit(sequence, self.running, behind[:n]))
+        for each in behind[:fewest]:
+            self._preempt(each)
+        return self.memory.admit(sequence, self.running)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's memory; it waits in front of the queue and goes on where it was, its tokens kept."""
