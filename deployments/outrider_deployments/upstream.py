@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 LAST_CHUNK_S = 5.0
 """How long the last chunk may trail the handle call that says the request has ended."""
 
+SILENT_FOR = 10
+"""A replica is believed alive for so many times `stale_s` without a word: a stall of its host is not its death."""
+
 
 class GenerateCall(Protocol):
     """An open handle call; awaiting it returns when the request has ended in the engine."""
@@ -67,11 +70,17 @@ class ServeUpstream:
         self._loads: dict[str, tuple[float, LoadSnapshot]] = {}
         """By replica: the newest load and when it arrived on this process's monotonic clock."""
 
-    def snapshot(self) -> LoadSnapshot | None:
-        """The load of the least loaded replica heard within `stale_s`; None means none is known to be healthy."""
+    def snapshots(self) -> Sequence[LoadSnapshot]:
+        """The load of every replica, the last heard first; one that was silent for long is forgotten."""
+        horizon = time.monotonic() - SILENT_FOR * self._stale_s
+        self._loads = {name: each for name, each in self._loads.items() if each[0] > horizon}
+        return [load for _, load in sorted(self._loads.values(), key=lambda each: -each[0])]
+
+    @property
+    def heard(self) -> bool:
+        """Whether any replica was heard within `stale_s`."""
         horizon = time.monotonic() - self._stale_s
-        fresh = [load for heard_s, load in self._loads.values() if heard_s > horizon]
-        return min(fresh, key=lambda load: load.running_requests + load.queued_requests, default=None)
+        return any(heard_s > horizon for heard_s, _ in self._loads.values())
 
     async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
         """Chunks until the one with a finish; closing the iterator cancels the request in the engine.
@@ -118,7 +127,7 @@ class ServeUpstream:
     async def keep_attached(self) -> None:
         """Ask for load reports whenever none is fresh: at start, and after the target was restarted."""
         while True:
-            if self.snapshot() is None:
+            if not self.heard:
                 try:
                     await self._target.attach_gateway(self._gateway)
                 except Exception as error:  # whatever Serve raises while replicas come and go

@@ -10,14 +10,17 @@ from enum import StrEnum
 from typing import Literal
 
 __all__ = [
+    "AnswerClass",
     "BatchClass",
     "Budgets",
     "CalibrationReport",
+    "Candidates",
     "Constraint",
     "Decision",
     "FinishReason",
     "GenerationRequest",
     "LoadSnapshot",
+    "PredictionBasis",
     "RequestSummary",
     "SamplingParams",
     "TokenChunk",
@@ -27,6 +30,14 @@ __all__ = [
 
 Verification = Literal["coupled", "rejection"]
 """How drafts of a sampled request are verified; greedy ones need no rule."""
+
+AnswerClass = Literal["distribution-lossless", "model-substituted"]
+"""Whether an answer has the distribution of the model it stands for, whatever the depth.
+
+That is the model the tenant named, or for `auto` the best for the request's domain among those granted. An answer by
+one of equal quality or better is lossless in this sense; by a lesser one, or by another than was named, it is
+substituted.
+"""
 
 
 class FinishReason(StrEnum):
@@ -194,11 +205,68 @@ class LoadSnapshot:
     """Largest prompt plus output the replica takes."""
     max_running_requests: int = 0
     calibration: tuple[CalibrationReport, ...] = ()
+    warm_s: float = 0.0
+    """How long it has run with its present step and drafter; what it does before some seconds proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Every candidate of a decision, packed by column: hundreds of them must cost neither the decision nor its event.
+
+    Of R roads (model, replica), C batch classes and D depth caps, the candidate (r, c, d) is at (r·C + c)·D + d of
+    every column. columns: little-endian float32 by name. flags: one byte each, 1 for a candidate that does not exist (a
+    depth without a drafter), 2, 4, 8 for the limits on TTFT, TPOT and whole answer that it breaks. cost_usd and quality
+    are by road; closed: models that could not take the request, and why. `outrider.routing.records` unpacks it.
+    """
+
+    roads: tuple[tuple[str, str], ...] = ()
+    classes: tuple[str, ...] = ()
+    depths: tuple[int, ...] = ()
+    winner: int = 0
+    cost_usd: tuple[float, ...] = ()
+    quality: tuple[float, ...] = ()
+    columns: dict[str, bytes] = field(default_factory=dict)
+    flags: bytes = b""
+    misses: tuple[str, ...] = ()
+    """The columns of missed promises, the most important first; after them `score` ranks, the least is best."""
+    closed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionBasis:
+    """What a prediction was made from, for pairing it with what happened. Times are raw: before any correction.
+
+    running, queued: requests on the replica, work credited to it included; queued_tokens are theirs. warm_s: how long
+    the replica had run its present step; less than some seconds proves nothing. accepted: tokens a round was expected
+    to emit, by depth cap.
+    """
+
+    model: str
+    replica: str
+    epoch: int
+    tenant: str
+    domain: str
+    prompt_tokens: int
+    cached_tokens: int
+    running: int
+    queued: int
+    queued_tokens: int
+    places: int
+    ttft_s: float
+    tpot_s: float
+    accepted: tuple[float, ...] = (1.0,)
+    warm_s: float = 0.0
+    age_s: float = 0.0
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the router chose for one request, with what is needed to explain and replay it."""
+    """What the router chose for one request, with what is needed to explain and replay it.
+
+    predicted_*: medians. quantile_*: the same at `quantile` of the policy, widened by the load report's age; promises
+    are judged by these.
+    """
 
     decision_id: str
     model: str
@@ -210,14 +278,36 @@ class Decision:
     predicted_ttft_s: float
     predicted_tpot_s: float
     predicted_cost_usd: float
+    """List price at the expected length of the answer."""
     tpot_target_s: float | None
     max_tokens: int
     """Output limit after context and money budgets; `limited_by_cost` says that money set it."""
     limited_by_cost: bool = False
     lossless: Verification = "coupled"
     reasons: tuple[str, ...] = ()
-    candidates: tuple[dict[str, object], ...] = field(default=(), repr=False)
-    """Every candidate as a flat record: model, depth_cap, batch_class, predictions, feasible, why_not, score."""
+    candidates: Candidates = field(default=Candidates(), repr=False)
+    predicted_e2e_s: float = 0.0
+    quantile: float = 0.9
+    quantile_ttft_s: float = 0.0
+    quantile_tpot_s: float = 0.0
+    quantile_e2e_s: float = 0.0
+    reserve_usd: float = 0.0
+    """List price at the policy's `reserve_quantile` of the answer's length, nothing of the prompt cached."""
+    expected_output_tokens: int = 0
+    """Of each choice."""
+    quality: float = 0.0
+    """Probability that the answer is right: this request's where it was estimated, else the policy's for the domain."""
+    domain: str = "other"
+    routes: tuple[str, ...] = ()
+    """`layer/name` of the policy's routes that the request took."""
+    propensity: float = 1.0
+    """Probability over seeds that this model and replica, class and depth are chosen."""
+    explored: bool = False
+    answer_class: AnswerClass = "distribution-lossless"
+    stale: bool = False
+    """The chosen replica's load report was so old that its age widened the quantiles notably."""
+    predictor_version: str = ""
+    basis: PredictionBasis | None = None
 
 
 @dataclass(frozen=True, slots=True)

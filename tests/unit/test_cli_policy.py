@@ -75,7 +75,7 @@ def test_explain_as_json_is_the_decision(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_explain_with_snapshots(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    loads = {name: asdict(snapshot) for name, snapshot in idle_snapshots(load_policy(DEFAULT)).items()}
+    loads = {name: asdict(snapshot) for name, (snapshot,) in idle_snapshots(load_policy(DEFAULT)).items()}
     loads["flash"]["drafter_ready"] = False
     file = tmp_path / "load.json"
     arguments = ("policy", "explain", DEFAULT, "--tenant", "demo", "--model", "flash", "--snapshots", str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -163,7 +164,7 @@ async def test_a_cancelled_call_says_nothing_of_the_replica(upstream: ServeUpstr
     target.requests._ends["r1"].set_exception(RequestCancelledError("r1"))
     with pytest.raises(NotReady):
         await anext(stream)
-    assert upstream.snapshot() == LOAD
+    assert upstream.snapshots() == [LOAD]
 
 
 async def test_lost_tokens_end_the_stream_instead_of_corrupting_it(upstreams: Upstreams, target: Target) -> None:
@@ -262,15 +263,17 @@ async def test_an_id_in_use_is_refused_and_the_first_goes_on(target: Target, ups
     await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_load_is_known_before_the_first_request_and_gone_when_stale(
-    upstream: ServeUpstream, target: Target, monkeypatch: pytest.MonkeyPatch
+async def test_load_is_known_before_the_first_request_and_forgotten_long_after_it_is_stale(
+    upstream: ServeUpstream, target: Target
 ) -> None:
-    await target.until(lambda: upstream.snapshot() is not None)
-    snapshot = upstream.snapshot()
-    assert snapshot is not None
+    await target.until(lambda: upstream.heard)
+    (snapshot,) = upstream.snapshots()
     assert replace(snapshot, time_s=0.0) == LOAD
-    monkeypatch.setattr(upstream, "_stale_s", 0.0)
-    assert upstream.snapshot() is None
+    for silence_s, known in ((4.0, 1), (40.0, 0)):
+        heard_s = time.monotonic() - silence_s
+        upstream._loads = {snapshot.replica: (heard_s, snapshot)}
+        assert not upstream.heard
+        assert len(upstream.snapshots()) == known
 
 
 async def test_a_gateway_that_went_away_frees_its_requests(target: Target) -> None:

@@ -25,7 +25,7 @@ def decided(prompt: int = 100, max_tokens: int | None = 50, **asked: object) -> 
     policy = parse_policy(POLICY).policy
     assert isinstance(policy, Policy)
     query = RouteQuery(policy.tenants["acme"], "flash", {"flash": prompt}, max_tokens, **asked)  # type: ignore[arg-type]
-    return decide(query, {"flash": LOAD}, policy, now_s=0.0, decision_id="id")
+    return decide(query, {"flash": [LOAD]}, policy, now_s=0.0, decision_id="id")
 
 
 def test_the_prompt_is_paid_once_and_every_answer_for_itself() -> None:

@@ -18,7 +18,7 @@ from outrider.errors import (
     OutriderError,
 )
 from outrider.policy import Policy, parse_policy
-from outrider.routing import RouteQuery, decide
+from outrider.routing import RouteQuery, as_record, decide, records
 from outrider.types import Budgets, Decision, LoadSnapshot
 
 POLICY = """\
@@ -80,7 +80,8 @@ def ask(
     if objective is not None:
         who = dataclasses.replace(who, objective=objective)  # type: ignore[arg-type]
     asked = {"model": "auto", "prompt_tokens": {"flash": 100, "pro": 100}, "max_tokens": 100} | query
-    return decide(RouteQuery(tenant=who, **asked), snapshots or BOTH, policy, now_s=now_s, decision_id="id")
+    loads = {name: [] if load is None else [load] for name, load in (snapshots or BOTH).items()}
+    return decide(RouteQuery(tenant=who, **asked), loads, policy, now_s=now_s, decision_id="id")
 
 
 @pytest.mark.parametrize(
@@ -110,24 +111,26 @@ def test_depth_follows_drafter_policy_and_load(policy: Policy) -> None:
     assert ask(policy, model="flash").depth_cap > 0
     without = ask(policy, model="flash", snapshots={"flash": load("flash", drafter_ready=False)})
     assert without.depth_cap == 0
-    assert {record["depth_cap"] for record in without.candidates} == {0}
+    assert {record["depth_cap"] for record in records(without.candidates)} == {0}
     assert any("no drafter is attached" in reason for reason in without.reasons)
     assert ask(policy, tenant="plain").depth_cap == 0
-    crowded = load("flash", running_requests=500, max_running_requests=0, acceptance_tokens=(1.0, 1.1, 1.15))
-    decision = ask(policy, model="flash", snapshots={"flash": crowded})
+    doubtful = load("flash", running_requests=15, acceptance_tokens=(1.0, 1.1, 1.15))
+    assert ask(policy, model="flash", snapshots={"flash": doubtful}).depth_cap == 7, "the engine trims, and may"
+    hopeless = load("flash", draft_s=0.5, acceptance_tokens=(1.0, 1.01, 1.01))
+    decision = ask(policy, model="flash", snapshots={"flash": hopeless})
     assert decision.depth_cap == 0
     assert any("cost more than it gives" in reason for reason in decision.reasons)
 
 
 def test_depth_candidates_end_at_the_tenants_bound(policy: Policy) -> None:
     decision = ask(policy, tenant="capped")
-    depths = {record["depth_cap"] for record in decision.candidates if record["model"] == "flash"}
+    depths = {record["depth_cap"] for record in records(decision.candidates) if record["model"] == "flash"}
     assert depths == {0, 1, 3, 4}
 
 
 def test_an_explicit_model_is_obeyed(policy: Policy) -> None:
     decision = ask(policy, model="pro", objective="cheapest")
-    assert {record["model"] for record in decision.candidates} == {"pro"}
+    assert {record["model"] for record in records(decision.candidates)} == {"pro"}
     assert decision.reasons[0].startswith("pro was asked for")
 
 
@@ -164,10 +167,11 @@ def test_a_request_limit_drops_candidates_and_says_which(policy: Policy) -> None
     decision = ask(policy, model="flash", budgets=Budgets(tpot_s=0.0095))
     assert decision.predicted_tpot_s <= 0.0095
     assert decision.tpot_target_s == 0.0095
-    dropped = [record for record in decision.candidates if not record["feasible"]]
+    found = records(decision.candidates)
+    dropped = [record for record in found if not record["feasible"]]
     assert dropped
     assert all(record["why_not"] == "breaks tpot_ms" for record in dropped)
-    assert all(record["feasible"] for record in decision.candidates[: -len(dropped)])
+    assert all(record["feasible"] for record in found[: -len(dropped)])
 
 
 def test_a_deadline_outranks_the_objective(policy: Policy) -> None:
@@ -223,10 +227,12 @@ def test_a_retry_time_is_given_only_when_load_is_in_the_way(policy: Policy) -> N
 
 def test_age_widens_predictions_and_never_stops_dispatch(policy: Policy) -> None:
     fresh, stale = ask(policy, model="flash"), ask(policy, model="flash", now_s=104.0)
-    assert stale.predicted_ttft_s == pytest.approx(2 * fresh.predicted_ttft_s)
-    assert stale.predicted_tpot_s == pytest.approx(2 * fresh.predicted_tpot_s)
+    assert stale.predicted_ttft_s == fresh.predicted_ttft_s
+    assert stale.quantile_ttft_s == pytest.approx(2 * fresh.quantile_ttft_s)
+    assert stale.quantile_tpot_s == pytest.approx(2 * fresh.quantile_tpot_s)
+    assert (fresh.stale, stale.stale) == (False, True)
     assert any("4.0 s old" in reason for reason in stale.reasons)
-    assert ask(policy, model="flash", now_s=90.0).predicted_ttft_s == fresh.predicted_ttft_s
+    assert ask(policy, model="flash", now_s=90.0).quantile_ttft_s == fresh.quantile_ttft_s
     tight = Budgets(ttft_s=fresh.predicted_ttft_s * 1.1)
     assert ask(policy, model="flash", now_s=104.0, budgets=tight).model == "flash"
 
@@ -240,11 +246,11 @@ def test_a_fresh_report_beats_a_stale_one_under_a_hard_limit(policy: Policy) -> 
 
 def test_the_decision_says_what_was_decided_and_can_be_stored(policy: Policy) -> None:
     decision = ask(policy, snapshots=BOTH | {"pro": None})
-    winner, closed = decision.candidates[0], decision.candidates[-1]
+    winner, *_, closed = records(decision.candidates)
     assert winner["model"] == decision.model
     assert winner["depth_cap"] == decision.depth_cap
     assert winner["batch_class"] == decision.batch_class.name
-    assert winner["ttft_s"] == decision.predicted_ttft_s
+    assert winner["ttft_s"] == pytest.approx(decision.predicted_ttft_s)
     assert closed == {
         **dict.fromkeys(winner),
         "model": "pro",
@@ -252,5 +258,5 @@ def test_the_decision_says_what_was_decided_and_can_be_stored(policy: Policy) ->
         "why_not": "no healthy replica of pro is known",
     }
     assert decision.policy_version == policy.version
-    assert json.loads(json.dumps(dataclasses.asdict(decision)))["decision_id"] == "id"
+    assert json.loads(json.dumps(as_record(decision)))["decision_id"] == "id"
     assert decision == ask(policy, snapshots=BOTH | {"pro": None})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
-from outrider.routing import Grid, predict
-from outrider.types import LoadSnapshot
+from outrider.routing import Axes, Fleet, predict
+from outrider.scheduling import StepCostCurve
+from outrider.types import BatchClass, LoadSnapshot
 
 IDLE = LoadSnapshot(
     model="m",
@@ -24,9 +26,21 @@ IDLE = LoadSnapshot(
 )
 
 
-def grid(*depths: int, co_batch_tokens: int = 50, prefill_share: float = 1.0, wait_s: float = 0.0) -> Grid:
-    size = len(depths)
-    return Grid(np.array(depths), np.full(size, co_batch_tokens), np.full(size, prefill_share), np.full(size, wait_s))
+@dataclasses.dataclass
+class Found:
+    """One replica, one class: by depth."""
+
+    ttft_s: Any
+    tpot_s: Any
+
+
+def found(
+    load: LoadSnapshot, *depths: int, prompt: int = 10, output: int = 5, co_batch: int = 50, share: float = 1.0,
+    wait_s: float = 0.0,
+) -> Found:  # fmt: skip
+    axes = Axes.of(depths, [BatchClass("c", prefill_share=share, co_batch_tokens=co_batch, admission_wait_s=wait_s)])
+    predicted = predict(Fleet.of([load]), axes, np.array([prompt]), np.array([output]))
+    return Found(predicted.ttft_s[0, 0], predicted.tpot_s[0, 0])
 
 
 def loaded(**changes: float) -> LoadSnapshot:
@@ -34,44 +48,67 @@ def loaded(**changes: float) -> LoadSnapshot:
 
 
 def test_tpot_is_a_round_over_what_it_emits() -> None:
-    found = predict(IDLE, grid(0, 1, 2, 7), prompt_tokens=10, output_tokens=5)
-    expected = [1.0 / 1.0, (1.1 + 0.5) / 1.5, (1.2 + 0.5) / 2.0, (1.7 + 0.5) / 2.0]
-    assert found.tpot_s == pytest.approx(expected)
-    assert found.e2e_s == pytest.approx(found.ttft_s + 4 * found.tpot_s)
+    assert found(IDLE, 0).tpot_s == pytest.approx([1.0])
+    assert found(loaded(draft_s=0.1), 0, 1, 2).tpot_s == pytest.approx([1.0, 1.2 / 1.5, 1.3 / 2.0])
+
+
+def test_a_cap_that_is_too_large_costs_a_fraction_of_what_such_a_depth_would() -> None:
+    """The engine verifies less where that is better: a cap is a bound."""
+    at_depth = [1.0 / 1.0, (1.1 + 0.5) / 1.5, (1.2 + 0.5) / 2.0, (1.7 + 0.5) / 2.0]
+    best = [1.0, 1.0, 0.85, 0.85]
+    expected = [low + 0.01 * (each - low) for low, each in zip(best, at_depth, strict=True)]
+    assert found(IDLE, 0, 1, 2, 7).tpot_s == pytest.approx(expected)
 
 
 def test_tpot_counts_the_others() -> None:
     busy = loaded(running_requests=3)
-    assert predict(busy, grid(1), 10, 5).tpot_s == pytest.approx((0.9 + 0.1 * 8 + 0.5) / 1.5)
-    assert predict(busy, grid(0), 10, 5).tpot_s == pytest.approx(0.9 + 0.1 * 4)
+    assert found(busy, 0).tpot_s == pytest.approx(0.9 + 0.1 * 4)
+    assert found(busy, 1).tpot_s == pytest.approx((0.9 + 0.1 * 8 + 0.5) / 1.5)
 
 
 def test_the_co_batch_cap_bounds_the_depth_of_all() -> None:
     busy = loaded(running_requests=3)
     at_depth_1 = (0.9 + 0.1 * 8 + 0.5) / 1.5
-    assert predict(busy, grid(2, 7, co_batch_tokens=11), 10, 5).tpot_s == pytest.approx([at_depth_1] * 2)
-    assert predict(busy, grid(2, 7, co_batch_tokens=3), 10, 5).tpot_s == pytest.approx([1.3] * 2)
+    assert found(busy, 2, 7, co_batch=11).tpot_s == pytest.approx([at_depth_1] * 2)
+    assert found(busy, 2, 7, co_batch=3).tpot_s == pytest.approx([1.3] * 2)
 
 
 def test_ttft_of_an_idle_replica_is_its_prefill() -> None:
-    assert predict(IDLE, grid(0), 50, 5).ttft_s == pytest.approx(5.9)
-    assert predict(IDLE, grid(0), 101, 5).ttft_s == pytest.approx(11.0)
-    assert predict(IDLE, grid(0), 111, 5).ttft_s == pytest.approx(11.0 + 1.9)
-    assert predict(IDLE, grid(0, wait_s=2.0), 50, 5).ttft_s == pytest.approx(7.9)
+    assert found(IDLE, 0, prompt=50).ttft_s == pytest.approx(5.9)
+    assert found(IDLE, 0, prompt=101).ttft_s == pytest.approx(11.0)
+    assert found(IDLE, 0, prompt=111).ttft_s == pytest.approx(11.0 + 1.9)
+    assert found(IDLE, 0, prompt=50, wait_s=2.0).ttft_s == pytest.approx(7.9)
 
 
 def test_ttft_counts_queue_and_what_runs() -> None:
-    assert predict(loaded(queued_tokens=40, queued_requests=1), grid(0), 10, 5).ttft_s == pytest.approx(5.9)
+    assert found(loaded(queued_tokens=40, queued_requests=1), 0).ttft_s == pytest.approx(5.9)
     busy = loaded(running_requests=2, round_s=3.0)
-    assert predict(busy, grid(0), 50, 5).ttft_s == pytest.approx(3.0 + 5.9 + 0.2)
-    assert predict(busy, grid(0, prefill_share=0.5), 50, 5).ttft_s == pytest.approx(3.0 + 2 * (3.4 + 0.2))
-    assert predict(loaded(running_requests=2), grid(0), 50, 5).ttft_s == pytest.approx(1.1 + 0.5 + 5.9 + 0.2)
+    assert found(busy, 0, prompt=50).ttft_s == pytest.approx(3.0 + 5.9 + 0.2)
+    assert found(busy, 0, prompt=50, share=0.5).ttft_s == pytest.approx(3.0 + 2 * (3.4 + 0.2))
+    assert found(loaded(running_requests=2), 0, prompt=50).ttft_s == pytest.approx(1.1 + 0.5 + 5.9 + 0.2)
 
 
 def test_ttft_waits_for_a_place() -> None:
     full = loaded(running_requests=4, queued_requests=1, round_s=2.0)
-    found = predict(full, grid(0), 50, 5)
-    assert found.tpot_s == pytest.approx(1.3)
-    assert found.ttft_s == pytest.approx(2 * 5 * 1.3 / 4 + 2.0 + 5.9 + 0.4)
+    assert found(full, 0, prompt=50).tpot_s == pytest.approx(1.3)
+    assert found(full, 0, prompt=50).ttft_s == pytest.approx(2 * 5 * 1.3 / 4 + 2.0 + 5.9 + 0.4)
     unbounded = dataclasses.replace(full, max_running_requests=0)
-    assert predict(unbounded, grid(0), 50, 5).ttft_s == pytest.approx(2.0 + 5.9 + 0.4)
+    assert found(unbounded, 0, prompt=50).ttft_s == pytest.approx(2.0 + 5.9 + 0.4)
+
+
+def test_replicas_are_predicted_together_as_each_by_itself() -> None:
+    loads = [IDLE, loaded(running_requests=3), loaded(step_curve=((2, 0.5), (9, 1.5), (40, 4.0)), draft_s=0.0)]
+    axes = Axes.of((0, 1, 7), [BatchClass("a"), BatchClass("b", co_batch_tokens=9, prefill_share=0.1)])
+    prompts, outputs = np.array([10, 500, 70]), np.array([5, 60, 7])
+    together = predict(Fleet.of(loads), axes, prompts, outputs)
+    for at, load in enumerate(loads):
+        alone = predict(Fleet.of([load]), axes, prompts[at : at + 1], outputs[at : at + 1])
+        assert together.ttft_s[at] == pytest.approx(alone.ttft_s[0], rel=1e-6)
+        assert together.tpot_s[at] == pytest.approx(alone.tpot_s[0], rel=1e-6)
+
+
+def test_steps_beyond_the_curve_follow_its_last_slope() -> None:
+    """As StepCostCurve has it."""
+    curve = StepCostCurve((1, 101), (1.0, 11.0), "v")
+    sizes = np.array([[1, 50, 101, 400, 100_000]])
+    assert Fleet.of([IDLE]).step_s(sizes)[0] == pytest.approx(curve.seconds_at(sizes[0]))

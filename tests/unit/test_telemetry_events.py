@@ -12,7 +12,7 @@ import pytest
 
 from outrider.errors import ConfigurationError
 from outrider.telemetry import EventLog, RequestEvent, RequestOutcome
-from outrider.types import BatchClass, Budgets, Decision
+from outrider.types import BatchClass, Budgets, Candidates, Decision
 
 DECISION = Decision(
     decision_id="dec-1",
@@ -27,7 +27,16 @@ DECISION = Decision(
     predicted_cost_usd=0.003,
     tpot_target_s=None,
     max_tokens=64,
-    candidates=({"model": "flash", "feasible": False, "why_not": "quality"}, {"model": "pro", "score": 0.5}),
+    candidates=Candidates(
+        roads=(("pro", "pro-0"),),
+        classes=("balanced",),
+        depths=(0,),
+        cost_usd=(0.003,),
+        quality=(0.5,),
+        columns={"score": b"\x00\x00\x00\x3f"},
+        flags=b"\x00",
+        closed=(("flash", "quality"),),
+    ),
 )
 OUTCOME = RequestOutcome(status=200, finish_reason="stop", completion_tokens=7, rounds=((5, 3), (2, 2)))
 
@@ -121,7 +130,7 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
 
 def test_an_event_that_cannot_be_encoded_does_not_stop_the_writer(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    log.append(event("dec-0", decision=dataclasses.replace(DECISION, candidates=({"score": object()},))))
+    log.append(event("dec-0", decision=dataclasses.replace(DECISION, policy_version=object())))
     log.append(event())
     assert [found.decision_id for found in log.read()] == ["dec-1"]
     assert log.dropped == 1

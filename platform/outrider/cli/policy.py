@@ -81,7 +81,7 @@ def _seconds(milliseconds: float | None) -> float | None:
 def _decided(query: RouteQuery, policy: Policy, snapshots: Path | None, as_json: bool) -> Decision:
     """The decision, judged at the time of the newest snapshot. A refusal is printed as tenants would see it; exit 1."""
     load = idle_snapshots(policy) if snapshots is None else read_snapshots(snapshots)
-    now_s = max((snapshot.time_s for snapshot in load.values()), default=time.time())
+    now_s = max((snapshot.time_s for replicas in load.values() for snapshot in replicas), default=time.time())
     try:
         return decide(query, load, policy, now_s=now_s, decision_id="explain")
     except OutriderError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from outrider.errors import ContextLengthExceeded
@@ -62,7 +63,7 @@ def route(
     ask: Ask,
     tenant: Tenant,
     prompts: Mapping[str, Encoded],
-    loads: Mapping[str, LoadSnapshot],
+    loads: Mapping[str, Sequence[LoadSnapshot]],
     policy: Policy,
     *,
     now_s: float,
@@ -82,6 +83,7 @@ def route(
         repeatable=ask.seeded or ask.sampling.temperature == 0,
         choices=ask.choices,
         batch_tokens={name: sum(map(len, batch)) for name, batch in prompts.items()},
+        exploration_seed=zlib.crc32(decision_id.encode()),
     )
     try:
         decision = decide(query, loads, policy, now_s=now_s, decision_id=decision_id)

@@ -12,7 +12,7 @@ import msgspec
 from outrider.gateway.asks import Ask
 from outrider.gateway.choice import Piece
 from outrider.policy import AUTO, Cache, Policy, Tenant, effective_route
-from outrider.types import Decision
+from outrider.types import Candidates, Decision
 
 __all__ = ["Answers", "Kept", "answer_key", "may_answer", "whole"]
 
@@ -57,7 +57,7 @@ class Answers:
 
     def put(self, key: bytes, answer: Kept, now_s: float, rules: Cache) -> None:
         """Keep an answer, and of all that are kept no more than the rules allow; one too large for them is not."""
-        encoded = _encode(replace(answer, decision=replace(answer.decision, candidates=(), reasons=())))
+        encoded = _encode(replace(answer, decision=replace(answer.decision, candidates=Candidates(), reasons=())))
         self.drop(key)
         if len(key) + len(encoded) <= rules.max_bytes:
             self._kept[key] = now_s, encoded

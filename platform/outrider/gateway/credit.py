@@ -14,13 +14,13 @@ TRANSIT_S = 0.02
 
 
 class InFlightCredit:
-    """One model's recent dispatches. Times are on the clock of `LoadSnapshot.time_s`."""
+    """One replica's recent dispatches. Times are on the clock of `LoadSnapshot.time_s`."""
 
     def __init__(self) -> None:
         self._sent: deque[tuple[float, int]] = deque()
 
     def dispatched(self, now_s: float, prompt_tokens: int) -> None:
-        """A request left for the model."""
+        """A request left for the replica."""
         self._sent.append((now_s, prompt_tokens))
 
     def applied(self, load: LoadSnapshot) -> LoadSnapshot:

@@ -24,41 +24,48 @@ class Loads:
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self.upstreams = upstreams
-        self._credits: defaultdict[str, InFlightCredit] = defaultdict(InFlightCredit)
+        self._credits: defaultdict[tuple[str, str], InFlightCredit] = defaultdict(InFlightCredit)
 
     def reported(self) -> dict[str, LoadSnapshot | None]:
-        """What each model said last."""
-        return {name: upstream.snapshot() for name, upstream in self.upstreams.items()}
+        """What any replica of each model said last."""
+        return {name: next(iter(upstream.snapshots()), None) for name, upstream in self.upstreams.items()}
 
-    def credited(self, ahead: Mapping[str, Ahead] | None = None) -> dict[str, LoadSnapshot]:
-        """With what was sent since, and what in this gateway's line would be `ahead`, as queued there already."""
+    def credited(self, ahead: Mapping[str, Ahead] | None = None) -> dict[str, list[LoadSnapshot]]:
+        """Every replica's, with what was sent there since, and what in this gateway's line would be `ahead`.
+
+        The line is of a model, not of a replica: its replicas share it.
+        """
         found = {}
-        for name, load in self.reported().items():
-            if load is not None:
-                load = self._credits[name].applied(load)
-                before = ahead.get(name) if ahead else None
-                found[name] = _behind(load, before) if before else load
+        for name in self.upstreams:
+            loads, before = self._loads_of(name), ahead.get(name) if ahead else None
+            found[name] = [_behind(load, before, len(loads)) for load in loads] if before else loads
         return found
 
     def room(self, model: str) -> float:
-        """Places free at a model, infinite where it does not say or nobody is there: then the router has the word."""
-        upstream = self.upstreams.get(model)
-        load = upstream.snapshot() if upstream is not None else None
-        if load is None or not load.max_running_requests:
-            return math.inf
-        load = self._credits[model].applied(load)
-        places = load.max_running_requests + max(1, load.max_running_requests // SLACK)
-        return max(0, places - load.running_requests - load.queued_requests)
+        """Places free at a model, infinite where one does not say or nobody is there: then the router has the word."""
+        loads = self._loads_of(model) if model in self.upstreams else []
+        return sum(map(_room, loads)) if loads else math.inf
 
     def sent(self, decision: Decision, requests: Iterable[GenerationRequest]) -> None:
-        """Work left for a model that its next report may not know of."""
+        """Work left for a replica that its next report may not know of."""
+        credit = self._credits[decision.model, decision.replica]
         for request in requests:
-            self._credits[decision.model].dispatched(time.time(), len(request.prompt_token_ids))
+            credit.dispatched(time.time(), len(request.prompt_token_ids))
+
+    def _loads_of(self, model: str) -> list[LoadSnapshot]:
+        return [self._credits[model, load.replica].applied(load) for load in self.upstreams[model].snapshots()]
 
 
-def _behind(load: LoadSnapshot, ahead: Ahead) -> LoadSnapshot:
+def _room(load: LoadSnapshot) -> float:
+    if not load.max_running_requests:
+        return math.inf
+    places = load.max_running_requests + max(1, load.max_running_requests // SLACK)
+    return max(0, places - load.running_requests - load.queued_requests)
+
+
+def _behind(load: LoadSnapshot, ahead: Ahead, replicas: int) -> LoadSnapshot:
     return replace(
         load,
-        queued_requests=load.queued_requests + ahead.requests,
-        queued_tokens=load.queued_tokens + ahead.prompt_tokens,
+        queued_requests=load.queued_requests + math.ceil(ahead.requests / replicas),
+        queued_tokens=load.queued_tokens + math.ceil(ahead.prompt_tokens / replicas),
     )

@@ -10,6 +10,7 @@ from outrider.errors import RouteNotFound
 from outrider.gateway.admission import Admission
 from outrider.gateway.asks import Ask
 from outrider.policy import Tenant
+from outrider.routing import as_record
 from outrider.telemetry import RequestEvent, RequestOutcome
 from outrider.types import Decision
 
@@ -55,7 +56,7 @@ class RecentDecisions:
             "object": "outrider.decision",
             "id": decision_id,
             "request_id": found.request_id,
-            "decision": found.decision,
+            "decision": as_record(found.decision),
             "outcome": found.outcome,
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
@@ -28,11 +28,15 @@ class Upstream(Protocol):
     def model(self) -> str:
         """The name tenants and policies use."""
 
-    def snapshot(self) -> LoadSnapshot | None:
-        """The newest known load, stamped by the wall clock; None while no healthy replica is known."""
+    def snapshots(self) -> Sequence[LoadSnapshot]:
+        """The newest known load of every replica believed alive, stamped by the wall clock, the newest first.
+
+        Age alone removes nobody: the router widens its predictions by it. Empty while no replica is known.
+        """
 
     def stream(self, request: GenerationRequest, decision: Decision) -> ChunkStream:
-        """Start generating; the last chunk has `finish` and `summary`. Iterating raises typed errors.
+        """Start generating on `decision.replica`; the last chunk has `finish` and `summary`. Iterating raises typed
+        errors.
 
         Raises NotReady, Overloaded or TargetLost; faults of one request may arrive as a chunk that finishes with
         ERROR instead.

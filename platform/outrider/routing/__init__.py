@@ -1,8 +1,23 @@
-"""Snapshot and policy in, decision out; pure: no clock, no I/O. NumPy only."""
+"""Snapshots and policy in, decision out; pure: no clock, no I/O. NumPy only."""
 
+from outrider.routing.corrections import Corrections, OutputLength, Spread
 from outrider.routing.decide import decide
-from outrider.routing.prediction import Grid, Prediction, predict
+from outrider.routing.explanation import as_record, records
+from outrider.routing.prediction import Axes, Fleet, Prediction, predict
 from outrider.routing.query import RouteQuery
 from outrider.routing.roads import granted_models
 
-__all__ = ["Grid", "Prediction", "RouteQuery", "decide", "granted_models", "predict"]
+__all__ = [
+    "Axes",
+    "Corrections",
+    "Fleet",
+    "OutputLength",
+    "Prediction",
+    "RouteQuery",
+    "Spread",
+    "as_record",
+    "decide",
+    "granted_models",
+    "predict",
+    "records",
+]

@@ -1,119 +1,161 @@
-"""A decision in records that can be stored and replayed, and in sentences that people can read."""
+"""A decision in columns that can be stored, in records and in sentences that people can read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from outrider.policy import AUTO
-from outrider.routing.prediction import Floats, Integers
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.policy import AUTO, EffectiveRoute
+from outrider.routing.choice import BREAKS, Choice, Flags
+from outrider.routing.forecast import Forecast
+from outrider.routing.prediction import Floats
 from outrider.routing.query import RouteQuery
 from outrider.routing.roads import Closure, Road
-from outrider.routing.table import Flags, Table
+from outrider.types import Candidates, Decision
 
-__all__ = ["Ranking"]
+__all__ = ["Ranking", "as_record", "packed", "records"]
 
+_MISSING = 1
 _STALE_WORTH_SAYING = 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All that went into a decision.
-
-    order: candidates best first, the open ones before those that break a limit; shape [n] like every array here.
-    open_: keeps every hard limit; keeps: by limit. miss: of the soft targets. score: what the objective gave.
-    """
+    """All that went into a decision; arrays are [R, C, D]. keeps: by hard limit, who keeps it."""
 
     query: RouteQuery
-    roads: Sequence[Road]
+    rules: EffectiveRoute
     closures: Sequence[Closure]
-    table: Table
+    forecast: Forecast
+    exists: Flags
     keeps: Mapping[str, Flags]
-    open_: Flags
-    miss: Floats
-    score: Floats
-    order: Integers
-
-    @property
-    def winner(self) -> int:
-        """Index of the chosen candidate in every column."""
-        return int(self.order[0])
+    choice: Choice
 
     @property
     def road(self) -> Road:
         """The road of the chosen candidate."""
-        return self.roads[int(self.table.road[self.winner])]
-
-    def records(self) -> tuple[dict[str, object], ...]:
-        """Every candidate, best first, the winner at index 0; closed models last, with no predictions.
-
-        Times are those that ranked: with the margin for the age of the snapshot.
-        """
-        table, times = self.table, self.table.margin
-        columns = (table.road, table.slot, table.depth, times.ttft_s, times.tpot_s, times.e2e_s, self.score)
-        rows = list(zip(*(column.tolist() for column in columns), strict=True))
-        records: list[dict[str, object]] = []
-        for index in self.order.tolist():
-            road_index, slot, depth, ttft_s, tpot_s, e2e_s, score = rows[index]
-            road, why_not = self.roads[road_index], self._why_not(index)
-            records.append(
-                {
-                    "model": road.model.name,
-                    "replica": road.snapshot.replica,
-                    "depth_cap": depth,
-                    "batch_class": road.batch_classes[slot].name,
-                    "ttft_s": ttft_s,
-                    "tpot_s": tpot_s,
-                    "e2e_s": e2e_s,
-                    "cost_usd": road.cost_usd,
-                    "quality": road.quality,
-                    "feasible": why_not is None,
-                    "why_not": why_not,
-                    "score": score,
-                }
-            )
-        return (*records, *map(_closed_record, self.closures))
-
-    def _why_not(self, index: int) -> str | None:
-        broken = [f"{name}_ms" for name, kept in self.keeps.items() if not kept[index]]
-        return f"breaks {', '.join(broken)}" if broken else None
+        road, _, _ = np.unravel_index(self.choice.winner, self.exists.shape)
+        return self.forecast.roads[int(road)]
 
     def reasons(self) -> Iterator[str]:
         """Why this one, in short sentences, the most important first."""
-        tenant, road, winner, times = self.query.tenant, self.road, self.winner, self.table.margin
-        name, depth = road.model.name, int(self.table.depth[winner])
-        asked = f"auto, objective {tenant.objective}" if self.query.model == AUTO else f"{name} was asked for"
+        query, found, choice, road = self.query, self.forecast, self.choice, self.road
+        name, winner, tier = road.model.name, choice.winner, query.tenant.tier
+        _, slot, at = (int(each) for each in np.unravel_index(winner, self.exists.shape))
+        depth = int(found.axes.depths[at])
+        asked = f"auto, objective {self.rules.objective}" if query.model == AUTO else f"{name} was asked for"
         yield (
-            f"{asked}: {name} at depth {depth} in class {road.batch_classes[self.table.slot[winner]].name}, "
-            f"first token in {times.ttft_s[winner] * 1e3:.0f} ms, "
-            f"then {times.tpot_s[winner] * 1e3:.1f} ms per token, ${road.cost_usd:.8f}"
+            f"{asked}: {name} on {road.snapshot.replica} at depth up to {depth} in class "
+            f"{tier.batch_classes[slot].name}, first token in {found.typical.ttft_s.flat[winner] * 1e3:.0f} ms, "
+            f"then {found.typical.tpot_s.flat[winner] * 1e3:.1f} ms per token, ${road.cost_usd:.8f}"
         )
+        if self.rules.names:
+            yield f"routes of the policy: {', '.join(self.rules.names)}"
+        if choice.explored:
+            yield f"explored: one of {choice.kept_all} candidates that keep everything, taken by the seed"
         if depth == 0:
             yield self._why_depth_zero()
-        if dropped := int((~self.open_).sum()):
-            yield f"{dropped} of {self.open_.size} candidates break a limit of the request"
+        if dropped := int((self.exists & ~choice.open_).sum()):
+            yield f"{dropped} of {int(self.exists.sum())} candidates break a limit of the request"
         yield from (f"left out: {closure.why}" for closure in self.closures)
-        if self.miss[winner] > 0:
-            yield f"no candidate keeps the targets of tier {tenant.tier.name}; this one misses them least"
+        if missed := [each for each, miss in choice.misses.items() if miss.flat[winner] > 0]:
+            yield (
+                f"no candidate keeps the targets of tier {tier.name} better: {' and '.join(missed)} missed "
+                f"(given up in this order: {', '.join(tier.degrade) or 'nothing'})"
+            )
         if road.limited_by_cost:
             yield f"the money limit ends the answer at {road.max_tokens} tokens"
         if road.widening >= _STALE_WORTH_SAYING:
-            yield f"the load report of {name} is {road.age_s:.1f} s old: predictions × {road.widening:.2f}"
+            yield (
+                f"the load report of {road.snapshot.replica} is {road.age_s:.1f} s old: quantiles × {road.widening:.2f}"
+            )
 
     def _why_depth_zero(self) -> str:
         if not self.road.snapshot.drafter_ready:
             return f"depth 0: no drafter is attached to {self.road.model.name}"
-        if self.query.tenant.max_depth == 0:
+        if self.rules.max_depth == 0:
             return f"depth 0: the policy turns speculation off for tenant {self.query.tenant.name}"
         return "depth 0: at this load verifying drafts would cost more than it gives"
 
 
-def _closed_record(closure: Closure) -> dict[str, object]:
-    unknown = ("depth_cap", "batch_class", "ttft_s", "tpot_s", "e2e_s", "cost_usd", "quality", "score")
-    return {
-        "model": closure.model,
-        "replica": None,
-        **dict.fromkeys(unknown),
-        "feasible": False,
-        "why_not": closure.why,
+def packed(ranking: Ranking) -> Candidates:
+    """All candidates as an event keeps them."""
+    found, choice = ranking.forecast, ranking.choice
+    flags = np.where(ranking.exists, 0, _MISSING)
+    for name, kept in ranking.keeps.items():
+        flags = flags | np.where(kept, 0, BREAKS[name])
+    columns = {
+        "ttft_s": found.typical.ttft_s,
+        "tpot_s": found.typical.tpot_s,
+        "e2e_s": found.typical.e2e_s,
+        "quantile_ttft_s": found.late.ttft_s,
+        "quantile_tpot_s": found.late.tpot_s,
+        "quantile_e2e_s": found.late.e2e_s,
+        "score": choice.score,
+        **{f"misses_{name}": miss for name, miss in choice.misses.items()},
     }
+    shape = ranking.exists.shape
+    return Candidates(
+        roads=tuple((road.model.name, road.snapshot.replica) for road in found.roads),
+        classes=tuple(each.name for each in ranking.query.tenant.tier.batch_classes),
+        depths=tuple(found.axes.depths.tolist()),
+        winner=choice.winner,
+        cost_usd=tuple(road.cost_usd for road in found.roads),
+        quality=tuple(road.quality for road in found.roads),
+        columns={name: _bytes(column, shape) for name, column in columns.items()},
+        flags=flags.astype(np.uint8).tobytes(),
+        misses=tuple(f"misses_{name}" for name in choice.misses),
+        closed=tuple((closure.model, closure.why) for closure in ranking.closures),
+    )
+
+
+def _bytes(column: Floats, shape: tuple[int, ...]) -> bytes:
+    return np.broadcast_to(column, shape).astype("<f4").tobytes()
+
+
+def records(candidates: Candidates) -> list[dict[str, object]]:
+    """Every candidate as a flat record, the winner first and the rest by rank; those that break a limit come after
+    all others, and closed models last, with no predictions."""
+    columns = {name: np.frombuffer(raw, dtype="<f4") for name, raw in candidates.columns.items()}
+    flags = np.frombuffer(candidates.flags, dtype=np.uint8)
+    classes, depths = len(candidates.classes), len(candidates.depths)
+    found: list[dict[str, object]] = []
+    for index in _order(candidates, columns, flags):
+        road, rest = divmod(index, classes * depths)
+        slot, depth = divmod(rest, depths)
+        broken = [f"{name}_ms" for name, bit in BREAKS.items() if flags[index] & bit]
+        model, replica = candidates.roads[road]
+        found.append(
+            {
+                "model": model,
+                "replica": replica,
+                "depth_cap": candidates.depths[depth],
+                "batch_class": candidates.classes[slot],
+                **{name: float(column[index]) for name, column in columns.items()},
+                "cost_usd": candidates.cost_usd[road],
+                "quality": candidates.quality[road],
+                "feasible": not broken,
+                "why_not": f"breaks {', '.join(broken)}" if broken else None,
+            }
+        )
+    empty = dict.fromkeys(found[0]) if found else {}
+    closed = [empty | {"model": model, "feasible": False, "why_not": why} for model, why in candidates.closed]
+    return [*found, *closed]
+
+
+def _order(candidates: Candidates, columns: Mapping[str, NDArray[np.float32]], flags: NDArray[np.uint8]) -> list[int]:
+    if not len(flags):
+        return []
+    keys = [flags > 0, *(columns[name] for name in candidates.misses), columns["score"], columns["quantile_e2e_s"]]
+    order = [int(at) for at in np.lexsort(keys[::-1]) if not flags[at] & _MISSING]
+    order.remove(candidates.winner)
+    return [candidates.winner, *order]
+
+
+def as_record(decision: Decision) -> dict[str, object]:
+    """A decision with its candidates unpacked, ready for JSON."""
+    bare = asdict(replace(decision, candidates=Candidates()))
+    return bare | {"candidates": records(decision.candidates)}

@@ -1,20 +1,19 @@
-"""Which models are open to a request at all: granted, ready, long enough, good enough, affordable."""
+"""Which models and replicas are open to a request at all: granted, ready, long enough, good enough, affordable."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from outrider.errors import ModelNotAllowed, ModelNotFound
-from outrider.policy import AUTO, ModelPolicy, Policy
-from outrider.routing.prediction import Grid, Prediction, predict
+from outrider.policy import AUTO, EffectiveRoute, ModelPolicy, Policy
+from outrider.routing.corrections import Corrections, Spread
 from outrider.routing.query import RouteQuery
-from outrider.types import BatchClass, LoadSnapshot
+from outrider.types import LoadSnapshot
 
-__all__ = ["Closed", "Closure", "Road", "granted_models", "survey"]
+__all__ = ["Closed", "Closure", "Road", "granted_models", "quality_of", "survey"]
 
 _MONEY_SLACK = 1e-9  # tokens; a budget that pays for exactly n tokens must not lose one to rounding
 
@@ -26,6 +25,7 @@ class Closed(StrEnum):
     CONTEXT = "context"
     MONEY = "money"
     QUALITY = "quality"
+    ROUTE = "route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +39,29 @@ class Closure:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """A model and replica that could take the request, with n candidates of depth cap × batch class on it.
+    """A model's replica that could take the request.
 
-    estimate: predictions from the snapshot as it is; widening ≥ 1: the factor its age puts on them.
-    max_tokens: output limit of a choice after context and money. cost_usd: of all, at the expected output length.
+    max_tokens: output limit of a choice after context and money. output_tokens: its expected length. cost_usd: of all
+    choices at that; reserve_usd: at the policy's reserve quantile. prompt_tokens: of all prompts, cached ones not.
+    long_output_tokens: length at the routing quantile. ttft, tpot: how outcomes lie about raw predictions.
     """
 
     model: ModelPolicy
     snapshot: LoadSnapshot
-    grid: Grid
-    batch_classes: tuple[BatchClass, ...]
-    estimate: Prediction
-    widening: float
-    age_s: float
+    prompt_tokens: int
+    cached_tokens: int
     max_tokens: int
     limited_by_cost: bool
+    output_tokens: int
+    long_output_tokens: int
     cost_usd: float
+    reserve_usd: float
     quality: float
+    accepted_ratio: float
+    ttft: Spread
+    tpot: Spread
+    age_s: float
+    widening: float
 
 
 def granted_models(query: RouteQuery, policy: Policy) -> tuple[str, ...]:
@@ -71,44 +77,120 @@ def granted_models(query: RouteQuery, policy: Policy) -> tuple[str, ...]:
     return (query.model,)
 
 
-def survey(name: str, query: RouteQuery, snapshot: LoadSnapshot | None, policy: Policy, now_s: float) -> Road | Closure:
-    """Look at one model: a road with its candidates predicted, or why it is closed."""
-    model = policy.models[name]
-    prompt, quality = query.prompt_tokens.get(name), model.quality_for(query.tags)
-    if snapshot is None or prompt is None:
-        return Closure(name, Closed.NOT_READY, f"no healthy replica of {name} is known")
-    if len(snapshot.step_curve) < 2:
-        return Closure(name, Closed.NOT_READY, f"{name} has not measured its step costs yet")
-    wanted = query.max_tokens
-    if prompt + (wanted or 1) > snapshot.context_tokens:
-        asked = f"{prompt} prompt tokens" + (f" and max_tokens {wanted}" if wanted else "")
-        return Closure(name, Closed.CONTEXT, f"{asked} exceed the {snapshot.context_tokens} of {name}")
-    if query.budgets.quality is not None and quality < query.budgets.quality:
-        return Closure(name, Closed.QUALITY, f"{name} has quality {quality:g}, below {query.budgets.quality:g}")
-    room = wanted if wanted is not None else snapshot.context_tokens - prompt
-    paid = query.paid_prompt_tokens(name)
-    affordable = _affordable_tokens(model, paid, _money_usd(query), query.choices)
-    if affordable < 1:
-        need = model.cost_usd(paid, query.choices)
+def quality_of(model: ModelPolicy, query: RouteQuery) -> float:
+    """Probability that the model's answer is right: as estimated for this request, else as measured on its domain."""
+    estimated = query.success.get(model.name)
+    return model.quality_for((*query.tags, query.domain)) if estimated is None else estimated
+
+
+def survey(
+    query: RouteQuery,
+    snapshots: Mapping[str, Sequence[LoadSnapshot]],
+    policy: Policy,
+    rules: EffectiveRoute,
+    corrections: Corrections,
+    now_s: float,
+) -> tuple[list[Road], list[Closure]]:
+    """Look at every model that may be meant: roads to its replicas, or why it is closed."""
+    roads: list[Road] = []
+    closures: list[Closure] = []
+    for name in granted_models(query, policy):
+        offer = _Offer(query, policy, rules, corrections, name)
+        found = offer.closed() or list(offer.roads(snapshots.get(name, ()), now_s))
+        if isinstance(found, list) and not found:
+            found = offer.nothing_ready(snapshots.get(name, ()))
+        if isinstance(found, Closure):
+            closures.append(found)
+        else:
+            roads += found
+    return roads, closures
+
+
+class _Offer:
+    """One model to one request: what holds on every replica is worked out once."""
+
+    def __init__(
+        self, query: RouteQuery, policy: Policy, rules: EffectiveRoute, corrections: Corrections, name: str
+    ) -> None:
+        self._query, self._policy, self._rules, self._corrections = query, policy, rules, corrections
+        self._model = model = policy.models[name]
+        self._quality = quality_of(model, query)
+        self._prompt = query.prompt_tokens.get(name)
+        self._paid = 0 if self._prompt is None else query.paid_prompt_tokens(name)
+        self._length = corrections.length(query.tenant.name, query.domain, name)
+        self._ratio = corrections.accepted_ratio(query.tenant.name, query.domain, name)
+        self._affordable = _affordable_tokens(model, self._paid, _money_usd(query), query.choices)
+        self._lengths: dict[int, tuple[int, int, float]] = {}
+
+    def closed(self) -> Closure | None:
+        """Why no replica may take it, whatever their load."""
+        query, name, quality = self._query, self._model.name, self._quality
+        if name not in self._rules.models:
+            taken = ", ".join(self._rules.names)
+            return Closure(name, Closed.ROUTE, f"{name} is not among the models of the policy's route {taken}")
+        floor = query.budgets.quality
+        if floor is not None and quality < floor:
+            return Closure(name, Closed.QUALITY, f"{name} has quality {quality:g}, below {floor:g}")
+        floor = self._rules.quality
+        if floor is not None and quality < floor and "quality" not in query.tenant.tier.degrade:
+            taken = ", ".join(self._rules.names)
+            return Closure(name, Closed.QUALITY, f"{name} has quality {quality:g}, below {floor:g} of route {taken}")
+        return None
+
+    def nothing_ready(self, snapshots: Sequence[LoadSnapshot]) -> Closure:
+        """Why none of its replicas can take it."""
+        name, query = self._model.name, self._query
+        measured = [each for each in snapshots if len(each.step_curve) >= 2]
+        if not snapshots or self._prompt is None:
+            return Closure(name, Closed.NOT_READY, f"no healthy replica of {name} is known")
+        if not measured:
+            return Closure(name, Closed.NOT_READY, f"{name} has not measured its step costs yet")
+        longest = max(each.context_tokens for each in measured)
+        if self._prompt + (query.max_tokens or 1) > longest:
+            asked = f"{self._prompt} prompt tokens" + (
+                f" and max_tokens {query.max_tokens}" if query.max_tokens else ""
+            )
+            return Closure(name, Closed.CONTEXT, f"{asked} exceed the {longest} of {name}")
+        need = self._model.cost_usd(self._paid, query.choices)
         tokens = "one token" if query.choices == 1 else f"one token of each of {query.choices} choices"
         return Closure(name, Closed.MONEY, f"{name} needs ${need:.8f} for the prompt and {tokens}")
-    max_tokens = int(min(room, affordable))
-    expected = min(max_tokens, policy.routing.expected_output_tokens)
-    grid, batch_classes = _grid(query, snapshot, policy)
-    age_s = max(0.0, now_s - snapshot.time_s)
-    return Road(
-        model=model,
-        snapshot=snapshot,
-        grid=grid,
-        batch_classes=batch_classes,
-        estimate=predict(snapshot, grid, paid, expected, query.choices),
-        widening=1.0 + policy.routing.staleness_per_s * age_s,
-        age_s=age_s,
-        max_tokens=max_tokens,
-        limited_by_cost=affordable < room,
-        cost_usd=model.cost_usd(paid, expected * query.choices),
-        quality=quality,
-    )
+
+    def roads(self, snapshots: Sequence[LoadSnapshot], now_s: float) -> Iterator[Road]:
+        """Those of its replicas that can take it."""
+        query, prompt, affordable = self._query, self._prompt, self._affordable
+        if prompt is None or affordable < 1:
+            return
+        wanted, staleness_per_s = query.max_tokens, self._policy.routing.staleness_per_s
+        for snapshot in snapshots:
+            room = snapshot.context_tokens - prompt if wanted is None else wanted
+            if len(snapshot.step_curve) < 2 or room < 1 or prompt + room > snapshot.context_tokens:
+                continue
+            max_tokens = int(min(room, affordable))
+            output, long_output, reserve_usd = self._expected(max_tokens)
+            cached = min(query.cached_tokens.get(snapshot.replica, 0), self._paid - 1)
+            requests = snapshot.running_requests + snapshot.queued_requests
+            ttft, tpot = self._corrections.spreads(
+                self._model.name, requests, snapshot.max_running_requests, self._paid - cached
+            )
+            age_s = max(0.0, now_s - snapshot.time_s)
+            yield Road(
+                self._model, snapshot, self._paid - cached, cached, max_tokens, affordable < room, output, long_output,
+                self._model.cost_usd(self._paid, output * query.choices, cached), reserve_usd,
+                self._quality, self._ratio, ttft, tpot, age_s, 1.0 + staleness_per_s * age_s,
+            )  # fmt: skip
+
+    def _expected(self, max_tokens: int) -> tuple[int, int, float]:
+        """(expected length, length at the routing quantile, dollars to reserve) under an output limit."""
+        found = self._lengths.get(max_tokens)
+        if found is None:
+            routing, default = self._policy.routing, self._policy.routing.expected_output_tokens
+            reserved = self._length.at(self._policy.admission.reserve_quantile, max_tokens, default)
+            found = self._lengths[max_tokens] = (
+                self._length.mean(max_tokens, default),
+                self._length.at(routing.quantile, max_tokens, default),
+                self._model.cost_usd(self._paid, reserved * self._query.choices),
+            )
+        return found
 
 
 def _money_usd(query: RouteQuery) -> float:
@@ -124,17 +206,3 @@ def _affordable_tokens(model: ModelPolicy, prompt_tokens: int, money_usd: float,
     if math.isinf(left) or model.output_usd_per_token == 0:
         return math.inf
     return float(math.floor(left / (choices * model.output_usd_per_token) + _MONEY_SLACK))
-
-
-def _grid(query: RouteQuery, snapshot: LoadSnapshot, policy: Policy) -> tuple[Grid, tuple[BatchClass, ...]]:
-    """Depth caps × batch classes of a replica. Without a drafter there is one depth: 0."""
-    bound = query.tenant.max_depth if snapshot.drafter_ready else 0
-    caps = sorted({min(cap, bound) for cap in policy.routing.depth_caps})
-    classes = query.tenant.tier.batch_classes
-    grid = Grid(
-        depths=np.tile(np.array(caps, dtype=np.int64), len(classes)),
-        co_batch_tokens=np.repeat(np.array([each.co_batch_tokens for each in classes]), len(caps)),
-        prefill_share=np.repeat(np.array([each.prefill_share for each in classes]), len(caps)),
-        wait_s=np.repeat(np.array([each.admission_wait_s for each in classes]), len(caps)),
-    )
-    return grid, tuple(each for each in classes for _ in caps)

@@ -73,8 +73,8 @@ class ScriptedUpstream:
     gate: asyncio.Event | None = None
     """Nothing comes before it is set."""
 
-    def snapshot(self) -> LoadSnapshot | None:
-        return self.load and replace(self.load, time_s=time.time(), running_requests=self.open)
+    def snapshots(self) -> list[LoadSnapshot]:
+        return [replace(self.load, time_s=time.time(), running_requests=self.open)] if self.load else []
 
     async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
         self.requests.append((request, decision))

@@ -153,7 +153,7 @@ async def test_a_bug_within_a_stream_shows_no_details(site: Any) -> None:
 async def test_a_stream_that_just_ends_is_a_lost_target(site: Any) -> None:
     class Silent:
         model = "flash"
-        snapshot = site.flash.snapshot
+        snapshots = site.flash.snapshots
 
         async def stream(self, request: Any, decision: Any) -> Any:
             yield TokenChunk(tuple(site.text.encode("he")))

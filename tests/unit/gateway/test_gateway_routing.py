@@ -14,6 +14,7 @@ from outrider.gateway.budgets import merge_headers, to_budgets
 from outrider.gateway.credit import TRANSIT_S, InFlightCredit
 from outrider.gateway.schema import OutriderOptions
 from outrider.policy import parse_policy
+from outrider.routing import records
 from outrider.types import Budgets, LoadSnapshot
 
 SECRET = "xylophone quagmire"
@@ -175,7 +176,7 @@ def test_work_sent_since_the_snapshot_counts_until_a_newer_one() -> None:
 
 async def test_requests_between_two_snapshots_see_each_other(site: Any) -> None:
     frozen = dataclasses.replace(site.flash.load, time_s=time.time())
-    site.flash.snapshot = lambda: frozen
+    site.flash.snapshots = lambda: [frozen]
     site.flash.round_s = 0.01
     body = {"messages": [{"role": "user", "content": "hello there " * 30}]}
     await asyncio.gather(*(site.chat(**body) for _ in range(4)))
@@ -226,7 +227,7 @@ async def test_an_event_tells_everything_but_the_text(site: Any, caplog: pytest.
         ("code",),
         "triage",
     )
-    assert event.decision.candidates
+    assert records(event.decision.candidates)[0]["model"] == "flash"
     assert event.outcome.rounds == ((7, 3), (2, 1))
     assert event.outcome.completion_tokens == response.json()["usage"]["completion_tokens"]
     assert event.outcome.cost_usd == response.json()["usage"]["outrider"]["cost_usd"]

@@ -1,0 +1,127 @@
+"""What was learnt from outcomes, as a frozen value: how far predictions are off, and how long answers get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from statistics import NormalDist
+
+__all__ = ["Corrections", "OutputLength", "Spread", "load_bucket", "prompt_bucket"]
+
+_PROMPT_EDGES = (64, 256, 1024, 4096)
+
+
+@lru_cache(maxsize=64)
+def _normal(quantile: float) -> float:
+    return NormalDist().inv_cdf(quantile)
+
+
+def load_bucket(requests: int, places: int) -> str:
+    """How busy a replica is with so many requests running or queued: what they do to each other differs by it."""
+    if requests == 0:
+        return "idle"
+    if not places or requests * 4 <= places:
+        return "light"
+    return "busy" if requests < places else "full"
+
+
+def prompt_bucket(tokens: int) -> str:
+    """Length class of a prompt, by its upper edge."""
+    return next((f"to{edge}" for edge in _PROMPT_EDGES if tokens <= edge), "longer")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Where outcome ÷ raw prediction lies: natural logarithms of its median and of its 90 % quantile."""
+
+    median: float = 0.0
+    upper: float = math.log(1.4)
+
+    def at(self, quantile: float) -> float:
+        """Logarithm of the ratio at a quantile; the three are on one normal distribution's scale."""
+        return self.median + (self.upper - self.median) * _normal(quantile) / _normal(0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLength:
+    """Lengths of answers of one kind in tokens, at these quantiles: (quantile, tokens), ascending in both.
+
+    No points: nothing is known, and lengths are taken to be exponential around the policy's expectation.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+
+    def mean(self, limit: int, default: int) -> int:
+        """Expected length of an answer that ends at `limit` at the latest."""
+        if not self.points:
+            return min(limit, default)
+        edges = (0.0, *((left + right) / 2 for (left, _), (right, _) in pairwise(self.points)), 1.0)
+        shares = (right - left for left, right in pairwise(edges))
+        return max(
+            1, round(sum(share * min(limit, each) for share, (_, each) in zip(shares, self.points, strict=True)))
+        )
+
+    def at(self, quantile: float, limit: int, default: int) -> int:
+        """Length that the share `quantile` of such answers does not pass; at 1 it is the limit."""
+        if quantile >= 1.0:
+            return limit
+        if not self.points:
+            return min(limit, math.ceil(-math.log1p(-quantile) * default))
+        before = (0.0, 0.0)
+        for point in (*self.points, (1.0, float(limit))):
+            if quantile <= point[0]:
+                share = (quantile - before[0]) / max(point[0] - before[0], 1e-9)
+                return max(1, min(limit, math.ceil(before[1] + share * (point[1] - before[1]))))
+            before = point
+        return limit
+
+
+_NO_SPREAD, _NO_LENGTH = Spread(), OutputLength()
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """A predictor's state at one moment, as `decide` takes it and an event can carry it.
+
+    ttft, tpot: spreads by `model/load/prompt` and, for cells never seen, by `model`. lengths: by `tenant/domain/model`,
+    then `domain/model`, then `model`. survival: by `model/domain/tenant` and `model/domain`, by how much more (or
+    less) of a draft is accepted than the replica's mean says. The one that says most about a request is used.
+    """
+
+    version: str = ""
+    ttft: Mapping[str, Spread] = field(default_factory=dict)
+    tpot: Mapping[str, Spread] = field(default_factory=dict)
+    lengths: Mapping[str, OutputLength] = field(default_factory=dict)
+    survival: Mapping[str, float] = field(default_factory=dict)
+
+    def spreads(self, model: str, requests: int, places: int, prompt_tokens: int) -> tuple[Spread, Spread]:
+        """Of TTFT and TPOT on a replica with so many requests."""
+        if not self.ttft:
+            return _NO_SPREAD, _NO_SPREAD
+        cell = f"{model}/{load_bucket(requests, places)}/{prompt_bucket(prompt_tokens)}"
+        ttft = self.ttft.get(cell) or self.ttft.get(model) or _NO_SPREAD
+        return ttft, self.tpot.get(cell) or self.tpot.get(model) or _NO_SPREAD
+
+    def length(self, tenant: str, domain: str, model: str) -> OutputLength:
+        """Of answers to such a request."""
+        keys = (f"{tenant}/{domain}/{model}", f"{domain}/{model}", model)
+        return next((self.lengths[key] for key in keys if key in self.lengths), _NO_LENGTH)
+
+    def accepted_ratio(self, tenant: str, domain: str, model: str) -> float:
+        """Drafted tokens accepted ÷ what the replica's own mean over all traffic foretells."""
+        keys = (f"{model}/{domain}/{tenant}", f"{model}/{domain}")
+        return next((self.survival[key] for key in keys if key in self.survival), 1.0)
+
+    def concerning(self, tenant: str, domain: str) -> Corrections:
+        """Only what a request of that tenant and domain looks at: small enough for its event."""
+
+        def ours(key: str) -> bool:
+            parts = key.split("/")
+            return len(parts) == 1 or (len(parts) == 2 and domain in parts) or {tenant, domain} <= set(parts)
+
+        lengths = {key: each for key, each in self.lengths.items() if ours(key)}
+        survival = {key: each for key, each in self.survival.items() if ours(key)}
+        return Corrections(self.version, self.ttft, self.tpot, lengths, survival)
