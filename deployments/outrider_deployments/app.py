@@ -1,4 +1,4 @@
-"""The Serve application: `gateway`, and for every configured model `target-NAME` and `draft-NAME`.
+"""The Serve application: `gateway`, `control`, and for every configured model `target-NAME` and `draft-NAME`.
 
     serve run deployments/outrider_deployments/configs/local.yaml
 
@@ -12,12 +12,15 @@ import logging
 from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from outrider_deployments.config import AppConfig, ModelConfig, RoleConfig
+from outrider_deployments.control import Control
 from outrider_deployments.draft import DraftReplica
 from outrider_deployments.gateway import Gateway
 from outrider_deployments.preflight import ModelPaths, Preflight, check
+from outrider_deployments.replica_choice import ROUTER
 from outrider_deployments.target import TargetReplica
 
 __all__ = ["build"]
@@ -28,12 +31,17 @@ HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
 CONTROL_CALLS = 64
 """Handle calls beside the open requests of a replica: attachments, addresses."""
+CONTROL_REQUESTS = 4096
+"""Of all gateways: each keeps two open and has a few under way."""
 
 
 def build(config: AppConfig) -> serve.Application:
     """The application of a configuration; raises ConfigurationError, before any actor starts, if it cannot run."""
     found = check(config)
     targets = {name: _target(name, config, found) for name in config.models}
+    control = _deployment(
+        Control, "control", config, {"num_cpus": config.control.num_cpus}, max_ongoing_requests=CONTROL_REQUESTS
+    ).bind(config, found)
     return _deployment(
         Gateway,
         "gateway",
@@ -41,7 +49,7 @@ def build(config: AppConfig) -> serve.Application:
         {"num_cpus": config.gateway.num_cpus},
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=config.gateway.max_ongoing_requests,
-    ).bind(config, found, targets)
+    ).bind(config, found, control, targets)
 
 
 def _target(name: str, config: AppConfig, found: Preflight) -> serve.Application:
@@ -54,6 +62,8 @@ def _target(name: str, config: AppConfig, found: Preflight) -> serve.Application
         f"target-{name}",
         config,
         _role_options(model.target),
+        num_replicas=model.replicas,
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         max_ongoing_requests=model.max_running_requests + model.max_queued_requests + CONTROL_CALLS,
     ).bind(name, model, paths, config.timeouts, draft)
 
@@ -62,7 +72,12 @@ def _draft(name: str, config: AppConfig, model: ModelConfig, paths: ModelPaths) 
     if paths.drafter is None:
         return None
     return _deployment(
-        DraftReplica, f"draft-{name}", config, _role_options(model.draft), max_ongoing_requests=CONTROL_CALLS
+        DraftReplica,
+        f"draft-{name}",
+        config,
+        _role_options(model.draft),
+        num_replicas=model.replicas,
+        max_ongoing_requests=CONTROL_CALLS,
     ).bind(f"{name}-drafter", paths.drafter, model.draft)
 
 

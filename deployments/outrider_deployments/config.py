@@ -21,7 +21,17 @@ from pydantic import (
 from outrider.errors import ConfigurationError, ModelDirectoryError
 from outrider.scheduling import scheduler_named
 
-__all__ = ["AppConfig", "GatewayConfig", "ListenConfig", "ModelConfig", "RoleConfig", "Timeouts", "resolve_path"]
+__all__ = [
+    "AppConfig",
+    "ControlConfig",
+    "GatewayConfig",
+    "ListenConfig",
+    "ModelConfig",
+    "RoleConfig",
+    "Timeouts",
+    "database_url",
+    "resolve_path",
+]
 
 DEMO_PREFIX = "demo:"
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -67,6 +77,8 @@ class ModelConfig(_Settings):
     """Required, so that running without a drafter is something a person wrote down."""
     target: RoleConfig = RoleConfig()
     draft: RoleConfig = RoleConfig()
+    replicas: int = Field(default=1, ge=1, le=256)
+    """Targets of this model, and as many drafters."""
     max_running_requests: int = Field(default=16, ge=1, le=4096)
     max_queued_requests: int = Field(default=256, ge=0)
     kv_blocks: int = Field(default=2048, ge=8)
@@ -103,6 +115,12 @@ class ListenConfig(_Settings):
     port: int = Field(default=8000, ge=1, le=65535)
 
 
+class ControlConfig(_Settings):
+    """The process that keeps ledger and policy."""
+
+    num_cpus: float = Field(default=0.1, ge=0)
+
+
 class GatewayConfig(_Settings):
     """The HTTP front."""
 
@@ -132,8 +150,15 @@ class AppConfig(_Settings):
     """Everything `outrider_deployments.app:build` needs. Paths are taken as `resolve_path` says."""
 
     policy: str
+    """The platform's policy, or a directory of it and its teams': what the first start takes, and every start at which
+    it changed. What was applied since is kept otherwise."""
+    teams: tuple[str, ...] = ()
+    """Teams' policy files."""
+    database: str = "sqlite:///.outrider/outrider.db"
+    """Where ledger and policy versions are kept: a SQLite file, or postgresql+psycopg://USER@HOST/NAME."""
     models: Mapping[str, ModelConfig] = Field(min_length=1)
     gateway: GatewayConfig = GatewayConfig()
+    control: ControlConfig = ControlConfig()
     timeouts: Timeouts = Timeouts()
     events: str | None = None
     """File to which one event per request is appended; None keeps events off the disk."""
@@ -183,3 +208,16 @@ def model_directory(location: str) -> Path:
         return resolve_path(location)
     except ConfigurationError as error:
         raise ModelDirectoryError(error.message) from error
+
+
+def database_url(url: str) -> str:
+    """A SQLite file's relative path as an absolute one: replicas run in directories of their own.
+
+    Raises ConfigurationError for what is no URL of a database.
+    """
+    prefix = "sqlite:///"
+    if "://" not in url:
+        raise ConfigurationError(f"database: '{url}' is no URL; try sqlite:///.outrider/outrider.db", param="database")
+    if not url.startswith(prefix):
+        return url
+    return f"{prefix}{Path(url.removeprefix(prefix)).expanduser().absolute()}"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray import serve
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from outrider.errors import NotReady, PolicyError
 from outrider.types import GenerationRequest
+from outrider_deployments.control_client import ControlClient
 from outrider_deployments.front import HttpFront
 from outrider_deployments.replica_logs import join_serve_logs
 from outrider_deployments.upstream import GenerateCall, Upstreams
@@ -19,12 +24,16 @@ from outrider_deployments.upstream import GenerateCall, Upstreams
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+    from outrider.policy import Policy
+    from outrider.policy.following import Documents, Follower
     from outrider_deployments.config import AppConfig
     from outrider_deployments.preflight import Preflight
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "served_policy"]
 
 ATTACH_S = 10.0
+FIRST_POLICY_S = 120.0
+POLL_S = 0.02
 DRAIN_POLL_S = 0.05
 
 
@@ -34,8 +43,8 @@ class ServeTarget:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    def generate(self, request: GenerationRequest, gateway: str) -> GenerateCall:
-        call: GenerateCall = self._handle.generate.remote(request, gateway)
+    def generate(self, request: GenerationRequest, gateway: str, replica: str) -> GenerateCall:
+        call: GenerateCall = self._handle.generate.remote(request, gateway, replica=replica)
         return call
 
     async def attach_gateway(self, gateway: str) -> None:
@@ -46,27 +55,45 @@ class ServeTarget:
 class Gateway:
     """Joins the policy, the texts and the targets into the application of `outrider.gateway`."""
 
-    def __init__(self, config: AppConfig, found: Preflight, targets: Mapping[str, DeploymentHandle]) -> None:
+    async def __init__(  # type: ignore[misc]
+        self,
+        config: AppConfig,
+        found: Preflight,
+        control: DeploymentHandle,
+        targets: Mapping[str, DeploymentHandle],
+    ) -> None:
+        from outrider.accounting import LeasedAccountant
         from outrider.gateway import GatewaySettings, create_app
-        from outrider.policy import load_policy
+        from outrider.gateway.operators import operator_router
+        from outrider.policy.following import Follower
         from outrider.telemetry import EventLog
         from outrider.text import TextModel
 
         join_serve_logs()
-        policy = load_policy(found.policy)
+        client = ControlClient(control)
+        self._follower = Follower(uuid.uuid4().hex, client, lambda documents: served_policy(documents, targets))
+        self._following = asyncio.ensure_future(self._follower.run())
+        self._accountant = LeasedAccountant(client, lambda: self._follower.policy)
         handles = {name: ServeTarget(handle) for name, handle in targets.items()}
         self._upstreams = Upstreams(
-            handles, stale_s=config.timeouts.snapshot_stale_s, events_per_s=config.gateway.events_per_s
+            handles,
+            stale_s=config.timeouts.snapshot_stale_s,
+            events_per_s=config.gateway.events_per_s,
+            replicas={name: model.replicas for name, model in config.models.items()},
         )
         settings = GatewaySettings(snapshot_fresh_s=config.timeouts.snapshot_stale_s, facts=_facts(config))
         self._app = create_app(
             settings,
-            lambda: policy,
+            lambda: self._follower.policy,
             self._upstreams.by_model,
             {name: TextModel.load(paths.target) for name, paths in found.models.items()},
+            accountant=self._accountant,
+            spending=client,
+            routers=[operator_router(client, _operator)],
             events=EventLog(Path(config.events)) if config.events else None,
         )
         self._gateway = self._app.state.gateway
+        await _first_policy(self._follower)
         listen = config.gateway.listen
         self._front = HttpFront(self._app, listen.host, listen.port) if listen else None
 
@@ -85,7 +112,39 @@ class Gateway:
             return
         if self._front is not None:
             await self._front.close()
+        await self._accountant.close()
+        self._following.cancel()
         await self._upstreams.close()
+
+
+def served_policy(documents: Documents, served: Collection[str]) -> Policy:
+    """The policy of documents. Raises PolicyError where it does not load or says nothing of a model that is served."""
+    from outrider.policy import parse_policies
+
+    report = parse_policies(documents[0], documents[1:])
+    if report.policy is None:
+        raise PolicyError("\n".join(map(str, report.problems)))
+    if missing := sorted(set(served) - set(report.policy.models)):
+        raise PolicyError(f"no entry under `models` for '{missing[0]}', which is served here")
+    return report.policy
+
+
+async def _first_policy(follower: Follower) -> None:
+    """Wait for it. Raises NotReady when control does not say any."""
+    deadline_s = time.monotonic() + FIRST_POLICY_S
+    while True:
+        try:
+            follower.policy  # noqa: B018
+            return
+        except NotReady:
+            if time.monotonic() > deadline_s:
+                raise
+        await asyncio.sleep(POLL_S)
+
+
+def _operator(request: Request) -> str:
+    name: str = request.app.state.gateway.authenticate_operator(request.headers.get("authorization"))
+    return name
 
 
 class OneRequestId:

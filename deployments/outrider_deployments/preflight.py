@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from outrider.errors import ModelDirectoryError, PolicyError
 from outrider.scheduling import read_costs
-from outrider_deployments.config import AppConfig, ModelConfig, model_directory, resolve_path
+from outrider_deployments.config import AppConfig, ModelConfig, database_url, model_directory, resolve_path
 
-__all__ = ["ModelPaths", "Preflight", "check"]
+if TYPE_CHECKING:
+    from outrider.policy.sources import Source
+
+__all__ = ["ModelPaths", "Preflight", "check", "documents_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +29,10 @@ class ModelPaths:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What the configuration's locations resolved to."""
+    """What the configuration's locations resolved to. documents: the policy as typed; database: a URL, absolute."""
 
-    policy: Path
+    documents: tuple[Source, ...]
+    database: str
     models: dict[str, ModelPaths]
 
 
@@ -35,16 +41,41 @@ def check(config: AppConfig) -> Preflight:
 
     Raises PolicyError, ModelDirectoryError, DrafterMismatch, CurveError or ConfigurationError.
     """
-    from outrider.policy import load_policy
+    from outrider.policy import parse_policies
 
-    policy_path = resolve_path(config.policy)
-    policy = load_policy(policy_path)
+    documents = documents_of(config.policy, config.teams)
+    report = parse_policies(documents[0], documents[1:])
+    if report.policy is None:
+        raise PolicyError("\n".join(map(str, report.problems)))
+    policy = report.policy
     models = {name: _check_model(name, model) for name, model in config.models.items()}
     if unpriced := sorted(set(models) - set(policy.models)):
         raise PolicyError(
-            f"{policy_path.name}: no entry under `models` for '{unpriced[0]}', which this configuration serves"
+            f"{config.policy}: no entry under `models` for '{unpriced[0]}', which this configuration serves"
         )
-    return Preflight(policy_path, models)
+    return Preflight(documents, database_url(config.database), models)
+
+
+def documents_of(policy: str, teams: Sequence[str] = ()) -> tuple[Source, ...]:
+    """The platform's document and its teams', named as the configuration names them.
+
+    Raises PolicyError or ConfigurationError where a file is missing.
+    """
+    from outrider.policy.sources import Source, read_sources
+
+    places = {str(resolve_path(each)): each for each in (policy, *teams)}
+    found, problems = read_sources(resolve_path(policy), [resolve_path(each) for each in teams])
+    if problems:
+        raise PolicyError("\n".join(map(str, problems)))
+    return tuple(Source(_as_configured(each.file, places), each.text) for each in found)
+
+
+def _as_configured(file: str, places: Mapping[str, str]) -> str:
+    """The file's name with the configuration's own words for its place: no path of this machine is kept."""
+    for place, words in places.items():
+        if file == place or file.startswith(f"{place}/"):
+            return words + file.removeprefix(place)
+    return file
 
 
 def _check_model(name: str, model: ModelConfig) -> ModelPaths:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.status import Status
 
 from outrider.errors import ConfigurationError, OutriderError
-from outrider.policy import DEMO_KEY, load_policy
+from outrider.policy import DEMO_KEY, parse_policies
 from outrider_deployments import local_ray, preflight
 from outrider_deployments.config import AppConfig, ListenConfig, resolve_path
 from outrider_deployments.readiness import await_ready
@@ -220,7 +220,9 @@ def _drain(limit_s: float) -> None:
 def _announce(options: Options, config: AppConfig, console: Console) -> None:
     console.print(f"\n  endpoint  {options.url}/v1")
     console.print(f"  models    auto, {', '.join(config.models)}")
-    if not load_policy(resolve_path(config.policy)).accepts_demo_key:
+    documents = preflight.documents_of(config.policy, config.teams)
+    policy = parse_policies(documents[0], documents[1:]).policy
+    if policy is None or not policy.accepts_demo_key:
         console.print("  key       one of your policy's tenants; `outrider keys new` makes one\n")
         return
     body = '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "max_tokens": 64}'

@@ -46,8 +46,11 @@ class TargetReplica:
         self._supervisor = self._supervise(draft, timeouts)
         self._supervision = asyncio.ensure_future(self._supervisor.run()) if self._supervisor else None
 
-    async def generate(self, request: GenerationRequest, gateway: str) -> None:
-        """Open until the request has ended; its tokens go to `gateway`, the address of a token channel."""
+    async def generate(self, request: GenerationRequest, gateway: str, *, replica: str = "") -> None:
+        """Open until the request has ended; its tokens go to `gateway`, the address of a token channel.
+
+        replica: where it was to run, which `ChosenReplicaRouter` has read.
+        """
         await self._requests.run(request, gateway)
 
     async def attach_gateway(self, gateway: str) -> None:

@@ -36,7 +36,9 @@ class GenerateCall(Protocol):
 class TargetHandle(Protocol):
     """What the gateway asks of a target deployment."""
 
-    def generate(self, request: GenerationRequest, gateway: str) -> GenerateCall: ...
+    def generate(self, request: GenerationRequest, gateway: str, replica: str) -> GenerateCall:
+        """Start on `replica`; on another if that one is gone."""
+
     async def attach_gateway(self, gateway: str) -> None:
         """Ask every replica to send its load to this gateway."""
 
@@ -60,8 +62,12 @@ class EventPace:
 class ServeUpstream:
     """One model. Tokens come over the channel; the handle call carries placement, cancellation and failure."""
 
-    def __init__(self, model: str, target: TargetHandle, gateway: str, *, stale_s: float, pace: EventPace) -> None:
+    def __init__(
+        self, model: str, target: TargetHandle, gateway: str, *, stale_s: float, pace: EventPace, replicas: int = 1
+    ) -> None:
+        """replicas: how many there are to be."""
         self.model = model
+        self._replicas = replicas
         self._pace = pace
         self._target = target
         self._gateway = gateway
@@ -77,10 +83,10 @@ class ServeUpstream:
         return [load for _, load in sorted(self._loads.values(), key=lambda each: -each[0])]
 
     @property
-    def heard(self) -> bool:
-        """Whether any replica was heard within `stale_s`."""
+    def heard(self) -> int:
+        """How many replicas were heard within `stale_s`."""
         horizon = time.monotonic() - self._stale_s
-        return any(heard_s > horizon for heard_s, _ in self._loads.values())
+        return sum(heard_s > horizon for heard_s, _ in self._loads.values())
 
     async def stream(self, request: GenerationRequest, decision: Decision) -> AsyncGenerator[TokenChunk, None]:
         """Chunks until the one with a finish; closing the iterator cancels the request in the engine.
@@ -91,7 +97,7 @@ class ServeUpstream:
             raise InvalidRequest(f"a request with the id {request.request_id} is already running")
         arrived: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
         self._streams[request.request_id] = arrived
-        call = self._target.generate(request, self._gateway)
+        call = self._target.generate(request, self._gateway, decision.replica)
         watch = asyncio.ensure_future(self._watch(call, arrived))
         ended = False
         earliest_s = 0.0
@@ -125,9 +131,9 @@ class ServeUpstream:
                 open_stream.put_nowait(chunk)
 
     async def keep_attached(self) -> None:
-        """Ask for load reports whenever none is fresh: at start, and after the target was restarted."""
+        """Ask for load reports while one is missing: at start, and after a replica was restarted."""
         while True:
-            if not self.heard:
+            if self.heard < self._replicas:
                 try:
                     await self._target.attach_gateway(self._gateway)
                 except Exception as error:  # whatever Serve raises while replicas come and go
@@ -192,11 +198,26 @@ def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]
 class Upstreams:
     """All models behind one receiver: the gateway's end of every token channel."""
 
-    def __init__(self, targets: Mapping[str, TargetHandle], *, stale_s: float, events_per_s: float) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, TargetHandle],
+        *,
+        stale_s: float,
+        events_per_s: float,
+        replicas: Mapping[str, int] | None = None,
+    ) -> None:
+        """replicas: how many each model is to have, 1 if absent."""
         self._receiver = TokenReceiver(self._receive)
         pace = EventPace(events_per_s)
         self.by_model = {
-            model: ServeUpstream(model, target, self._receiver.address, stale_s=stale_s, pace=pace)
+            model: ServeUpstream(
+                model,
+                target,
+                self._receiver.address,
+                stale_s=stale_s,
+                pace=pace,
+                replicas=(replicas or {}).get(model, 1),
+            )
             for model, target in targets.items()
         }
         self._keepers = [asyncio.ensure_future(upstream.keep_attached()) for upstream in self.by_model.values()]

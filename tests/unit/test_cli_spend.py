@@ -156,6 +156,12 @@ def test_the_default_database_is_where_serving_puts_it(
     assert ".outrider/outrider.db' does not exist" in Ran(capsys, "spend").err
 
 
+def test_an_option_before_the_subcommand_is_not_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "spend", "--tenant", "acme", "workflows")
+    assert (ran.code, ran.out) == (2, "")
+    assert "options stand after 'workflows'" in ran.err
+
+
 def test_moments() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     assert moment_s("90m", berlin, 10_000.0) == 4_600.0

@@ -60,7 +60,7 @@ class Target:
         self.publisher = TokenPublisher(lambda: LOAD, lambda names: self.requests.on_lost(names))
         self.requests = OpenRequests(self.engine, self.publisher)
 
-    def generate(self, request: GenerationRequest, gateway: str) -> GenerateCall:
+    def generate(self, request: GenerationRequest, gateway: str, replica: str) -> GenerateCall:
         self.call = asyncio.ensure_future(self.requests.run(request, gateway))
         return self.call
 

@@ -1,6 +1,7 @@
 """Prices, budgets and rates, reservations, leases to gateways, the durable ledger and what it adds up to."""
 
 from outrider.accounting.leased import LeasedAccountant
+from outrider.accounting.ledger_spending import LedgerSpending
 from outrider.accounting.messages import OwnerClient
 from outrider.accounting.questions import Only, SpendQuery, WorkflowQuery, zone_called
 from outrider.accounting.reading import reading
@@ -32,6 +33,7 @@ __all__ = [
     "Cohort",
     "GroupBy",
     "LeasedAccountant",
+    "LedgerSpending",
     "Only",
     "OutcomeReport",
     "OwnerClient",

@@ -43,7 +43,7 @@ def reading(url: str) -> Iterator[Connection]:
 
 def _read_only(asked: URL) -> URL:
     """The same database, for SQLite in its read-only mode. Raises DatabaseError where there is no such file."""
-    if asked.drivername in ("postgresql", "postgresql+psycopg"):
+    if asked.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return asked.set(drivername="postgresql+psycopg")
     if asked.drivername != "sqlite":
         raise DatabaseError(

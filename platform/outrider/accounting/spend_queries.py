@@ -16,6 +16,8 @@ from outrider.database.tables import LEDGER
 
 __all__ = ["Filter", "as_totals", "by_model", "joint", "read_spend", "sums", "tags_of", "total", "within"]
 
+WIDTH = len(fields(Totals))
+
 Filter = Mapping[str, str]
 """Column of the ledger (tenant, team, workflow) → the only value that counts."""
 
@@ -91,7 +93,7 @@ def _count(flag: ColumnElement[bool]) -> ColumnElement[int]:
 
 def as_totals(row: Any) -> Totals:
     """A row that ends in the columns of `sums`; PostgreSQL adds whole numbers up to decimals."""
-    return Totals(*map(int, row[-len(fields(Totals)) :]))
+    return Totals(*map(int, row[-WIDTH:]))
 
 
 def tags_of(column: str) -> frozenset[str]:

@@ -56,6 +56,11 @@ class RateState:
     tokens_per_minute: int | None
     concurrency: int | None
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return (self.requests_per_minute, self.tokens_per_minute, self.concurrency) != (None, None, None)
+
     def to_json(self) -> dict[str, Any]:
         """As in the policy."""
         return {

@@ -63,6 +63,7 @@ def spend(
 ) -> None:
     """What was spent. By tenant, or by model where one tenant or workflow is named."""
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     only = Only(tenant, team, workflow)
     split = by or ("tenant" if tenant is None and workflow is None else "model")
@@ -107,6 +108,14 @@ def workflows(
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         show_workflows(found, zone_called(time_zone), make_console())
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Options before the subcommand would be dropped without a word."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"options stand after '{context.invoked_subcommand}'")
 
 
 def _params(span: Span, only: Only) -> dict[str, str]:

@@ -21,10 +21,11 @@ from outrider.gateway.response import GenerationResponse
 from outrider.gateway.schema import ChatBody, CompletionBody, checked
 from outrider.gateway.service import Caller, Gateway
 from outrider.gateway.settings import GatewaySettings
+from outrider.gateway.spending import OutcomeBody, add_spending
 from outrider.gateway.tokens import DetokenizeBody, TokenizeBody, detokenized, tokenized
 from outrider.gateway.upstream import Upstream
 from outrider.gateway.validation import decode_object
-from outrider.policy import Policy
+from outrider.policy import Policy, Tenant
 from outrider.telemetry import EventLog, Metrics
 from outrider.text import TextModel
 
@@ -47,7 +48,8 @@ def create_app(
 ) -> FastAPI:
     """The application, with its `Gateway` at `app.state.gateway` (drain, running).
 
-    policy returns the one in force at each request. upstreams and texts are keyed by model name and read live.
+    policy returns the one in force at each request. upstreams and texts are keyed by model name and read live. Without
+    `spending` there are no routes about money.
     Raises ConfigurationError where the event log cannot be written; the log is closed at shutdown.
     """
     gateway = Gateway(settings, policy, upstreams, texts, accountant=accountant, metrics=metrics, events=events)
@@ -69,9 +71,11 @@ def create_app(
         app.post(path, openapi_extra=request_body(body))(_generate(gateway, GENERATION_PATHS[path]))
     _add_queries(app, gateway)
     _add_tokens(app, gateway)
+    if spending is not None:
+        _add_spending(app, gateway, spending)
     for router in routers:
         app.include_router(router)
-    describe(app, ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+    describe(app, ChatBody, CompletionBody, TokenizeBody, DetokenizeBody, OutcomeBody)
     return app
 
 
@@ -91,13 +95,13 @@ def _add_queries(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        caller = _caller(gateway, request)
         model = {"object": "model", "created": created, "owned_by": "outrider"}
         return _json({"object": "list", "data": [{"id": name, **model} for name in gateway.models(caller.tenant)]})
 
     @app.get("/v1/outrider/decisions/{decision_id}")
     async def decision(request: Request, decision_id: str) -> Response:
-        caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+        caller = _caller(gateway, request)
         return _json(gateway.decision(caller.tenant, decision_id))
 
     @app.get("/health")
@@ -125,10 +129,30 @@ def _add_tokens(app: FastAPI, gateway: Gateway) -> None:
         return _json(detokenized(checked(DetokenizeBody, body), caller.tenant, caller.policy, gateway.texts))
 
 
+def _add_spending(app: FastAPI, gateway: Gateway, spending: Spending) -> None:
+    """What was spent: for tenants their own, for operators everybody's."""
+
+    async def asked(request: Request) -> tuple[Tenant, dict[str, Any]]:
+        caller, body = await _body(gateway, request)
+        return caller.tenant, body
+
+    add_spending(
+        app,
+        spending,
+        tenant_of=lambda request: _caller(gateway, request).tenant,
+        check_operator=lambda request: gateway.authenticate_operator(request.headers.get("authorization")),
+        body_of=asked,
+    )
+
+
 async def _body(gateway: Gateway, request: Request) -> tuple[Caller, dict[str, Any]]:
     """Who calls, and the JSON object sent. Raises InvalidKey before anything is read."""
-    caller = gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
+    caller = _caller(gateway, request)
     return caller, decode_object(await _read(request, gateway.settings.max_body_bytes))
+
+
+def _caller(gateway: Gateway, request: Request) -> Caller:
+    return gateway.authenticate(call_of(request.scope), request.headers.get("authorization"))
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -117,6 +117,17 @@ class Rollout:
             return
         await self._change(documents, checked, "seed", "serve config", reason)
 
+    async def seed(self, documents: Documents, reason: str) -> None:
+        """Apply documents that an operator's configuration names, where they changed since it last did. As `apply`."""
+        async with self._changing:
+            checked = self.check(documents, judge_days=False)
+            if checked.policy is None:
+                await self._refuse("serve config", reason, _listed(checked.problems))
+                raise PolicyError(_listed(checked.problems))
+            if checked.policy.version in (self.current.digest, await asyncio.to_thread(self._store.seeded_digest)):
+                return
+            await self._roll(documents, checked, "seed", "serve config", reason, None)
+
     def check(self, documents: Documents, *, judge_days: bool = True) -> Checked:
         """What these documents would do; changes nothing."""
         running = self._policy
