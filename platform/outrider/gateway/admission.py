@@ -11,11 +11,15 @@ from outrider.errors import ContextLengthExceeded
 from outrider.gateway.asks import Ask, Prompt
 from outrider.gateway.encoding import Encoded, constraint_for
 from outrider.policy import ModelPolicy, Policy, Tenant
+from outrider.quality import Assessment
 from outrider.routing import RouteQuery, decide
 from outrider.text import TextModel
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, SamplingParams
 
 __all__ = ["Admission", "engine_requests", "new_decision_id", "route"]
+
+
+NOTHING_KNOWN = Assessment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def route(
     now_s: float,
     decision_id: str,
     default_max_tokens: int,
+    assessment: Assessment = NOTHING_KNOWN,
 ) -> Decision:
     """The router's decision, with the platform's output limit where the tenant named none."""
     query = RouteQuery(
@@ -83,6 +88,8 @@ def route(
         repeatable=ask.seeded or ask.sampling.temperature == 0,
         choices=ask.choices,
         batch_tokens={name: sum(map(len, batch)) for name, batch in prompts.items()},
+        domain=assessment.domain,
+        success=assessment.success,
         exploration_seed=zlib.crc32(decision_id.encode()),
     )
     try:

@@ -17,6 +17,7 @@ from outrider.gateway.asks import Endpoint, parse_ask
 from outrider.gateway.call import Call, CallMiddleware, call_of
 from outrider.gateway.errors import error_from_http, error_response, presentable
 from outrider.gateway.openapi import describe, request_body
+from outrider.gateway.opening import Assess
 from outrider.gateway.response import GenerationResponse
 from outrider.gateway.schema import ChatBody, CompletionBody, checked
 from outrider.gateway.service import Caller, Gateway
@@ -26,6 +27,7 @@ from outrider.gateway.tokens import DetokenizeBody, TokenizeBody, detokenized, t
 from outrider.gateway.upstream import Upstream
 from outrider.gateway.validation import decode_object
 from outrider.policy import Policy, Tenant
+from outrider.quality import by_tags
 from outrider.telemetry import EventLog, Metrics
 from outrider.text import TextModel
 
@@ -43,6 +45,7 @@ def create_app(
     accountant: Accountant | None = None,
     spending: Spending | None = None,
     routers: Iterable[APIRouter] = (),
+    assess: Assess = by_tags,
     metrics: Metrics | None = None,
     events: EventLog | None = None,
 ) -> FastAPI:
@@ -52,7 +55,9 @@ def create_app(
     `spending` there are no routes about money.
     Raises ConfigurationError where the event log cannot be written; the log is closed at shutdown.
     """
-    gateway = Gateway(settings, policy, upstreams, texts, accountant=accountant, metrics=metrics, events=events)
+    gateway = Gateway(
+        settings, policy, upstreams, texts, accountant=accountant, assess=assess, metrics=metrics, events=events
+    )
     if events is not None:
         events.start()
 

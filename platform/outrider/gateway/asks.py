@@ -11,6 +11,7 @@ from outrider.gateway.budgets import merge_headers, to_budgets
 from outrider.gateway.constraints import answer_constraint
 from outrider.gateway.messages import NamedTool, conversation
 from outrider.gateway.schema import ChatBody, CompletionBody, GenerationBody, validated
+from outrider.quality import prompt_text
 from outrider.types import Budgets, SamplingParams
 
 __all__ = ["Ask", "Conversation", "Endpoint", "Prompt", "ToolAsk", "parse_ask"]
@@ -78,6 +79,14 @@ class Ask:
     def choices(self) -> int:
         """How many answers: n for each prompt."""
         return self.n * len(self.prompts)
+
+    @property
+    def prompt_text(self) -> str:
+        """What says what the request is about: the user's last message, or the first prompt; '' of token ids."""
+        first = self.prompts[0]
+        if isinstance(first, Conversation):
+            return prompt_text(first.messages)
+        return first if isinstance(first, str) else ""
 
     @property
     def prompt_field(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -16,7 +17,7 @@ from outrider.gateway.admission import Admission, engine_requests, route
 from outrider.gateway.answers import Answers, Kept, answer_key, may_answer
 from outrider.gateway.asks import Ask
 from outrider.gateway.call import Call
-from outrider.gateway.encoding import Encoded
+from outrider.gateway.encoding import INLINE_CHARACTERS, Encoded
 from outrider.gateway.entrance import Entrance
 from outrider.gateway.generation import Generation
 from outrider.gateway.leaving import disconnected
@@ -25,11 +26,16 @@ from outrider.gateway.loads import Loads
 from outrider.gateway.money import Meter
 from outrider.gateway.repetition import Repetition, decided_before, hit_usd
 from outrider.gateway.settings import GatewaySettings
-from outrider.policy import Policy, Tenant
+from outrider.policy import AUTO, Policy, Tenant
+from outrider.policy.model import DEFAULT_DOMAIN
+from outrider.quality import Assessment
 from outrider.text import TextModel
 from outrider.types import Decision, GenerationRequest
 
-__all__ = ["Caller", "Opening", "Parts"]
+__all__ = ["Assess", "Caller", "Opening", "Parts"]
+
+Assess = Callable[[str, Sequence[str], Collection[str]], Assessment]
+"""What a prompt is about and who would get it right, from its text, its tags and the domains that were measured."""
 
 Requests = tuple[GenerationRequest, ...]
 
@@ -52,6 +58,7 @@ class Parts:
     entrance: Entrance
     accountant: Accountant
     answers: Answers
+    assess: Assess
 
     def fingerprint(self, model: str) -> str:
         """See GatewaySettings."""
@@ -67,6 +74,7 @@ class Opening:
         self._tenant, self._policy = caller.tenant, caller.policy
         self._ask = ask
         self._time_s = time_s
+        self._assessment = Assessment()
         self.cache_key = answer_key(ask, self._tenant, self._policy)
 
     def kept(self) -> Kept | None:
@@ -99,6 +107,7 @@ class Opening:
         left the line.
         """
         parts = self._parts
+        await self._assess()
         decision = self._decide(prompts, behind_others=True)
         requests = self._send(decision, prompts) if parts.entrance.open_for(decision.model) else ()
         reservation = await parts.accountant.reserve(self._money(decision, prompts))
@@ -112,6 +121,15 @@ class Opening:
         except BaseException:
             parts.accountant.release(reservation)
             raise
+
+    async def _assess(self) -> None:
+        """Only `auto` asks who would do; a tag's domain the router sees without."""
+        if self._ask.model != AUTO:
+            return
+        text = self._ask.prompt_text
+        known = {domain for model in self._policy.models.values() for domain in model.quality} - {DEFAULT_DOMAIN}
+        assess = partial(self._parts.assess, text, self._ask.tags, known)
+        self._assessment = assess() if len(text) <= INLINE_CHARACTERS else await asyncio.to_thread(assess)
 
     async def _wait(self, model: str, prompts: Mapping[str, Encoded], receive: Receive) -> tuple[Decision, Requests]:
         """Wait for room at a model, then decide on what is known by then: another model may have to be waited for."""
@@ -156,6 +174,7 @@ class Opening:
             now_s=time.time(),
             decision_id=self._call.decision_id,
             default_max_tokens=parts.settings.default_max_tokens,
+            assessment=self._assessment,
         )
 
     def _send(self, decision: Decision, prompts: Mapping[str, Encoded]) -> Requests:
@@ -172,9 +191,9 @@ class Opening:
         return MoneyAsk(
             decision.decision_id,
             self._tenant,
-            max(floor_usd, decision.predicted_cost_usd),
+            max(floor_usd, decision.reserve_usd),
             floor_usd,
-            prompt_tokens + choices * min(decision.max_tokens, self._policy.routing.expected_output_tokens),
+            prompt_tokens + choices * min(decision.max_tokens, decision.expected_output_tokens),
         )
 
     def _admission(self, decision: Decision, requests: Requests, *, waited_s: float = 0.0) -> Admission:

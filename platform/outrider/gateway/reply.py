@@ -64,6 +64,7 @@ def usage_body(
         "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
         "outrider": {
             "decision": decision.decision_id,
+            "class": decision.answer_class,
             "tier": admission.tenant.tier.name,
             "cost_usd": outcome.cost_usd,
             "cache_hit": outcome.cache_hit,

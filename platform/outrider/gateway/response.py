@@ -132,6 +132,7 @@ class GenerationResponse(Response):
             "batch-class": decision.batch_class.name,
             "policy": decision.policy_version,
             "lossless": decision.lossless,
+            "class": decision.answer_class,
         }
         if self._reply.admission.cache_key is not None:
             named["cache"] = "hit" if outcome.cache_hit else "miss"

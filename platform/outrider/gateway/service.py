@@ -19,12 +19,13 @@ from outrider.gateway.choice import Piece
 from outrider.gateway.encoding import tokenise
 from outrider.gateway.entrance import Entrance
 from outrider.gateway.loads import Loads
-from outrider.gateway.opening import Caller, Opening, Parts
+from outrider.gateway.opening import Assess, Caller, Opening, Parts
 from outrider.gateway.records import RecentDecisions, event_of, settlement_of
 from outrider.gateway.reply import Reply
 from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
 from outrider.policy import AUTO, Policy, Tenant
+from outrider.quality import by_tags
 from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
 from outrider.types import LoadSnapshot
@@ -38,7 +39,8 @@ class Gateway:
     """Shared by every request of one process; lives on one event loop.
 
     policy is asked for anew by every request, so replacing what it returns is how a policy is applied. upstreams
-    and texts are read live. `events` None keeps no event log.
+    and texts are read live. accountant None: nobody is limited. assess: what the router learns of an `auto` request's
+    prompt. `events` None keeps no event log.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Gateway:
         texts: Mapping[str, TextModel],
         *,
         accountant: Accountant | None = None,
+        assess: Assess = by_tags,
         metrics: Metrics | None = None,
         events: EventLog | None = None,
     ) -> None:
@@ -64,7 +67,7 @@ class Gateway:
         self._accountant = accountant or Unmetered()
         self._answers = Answers()
         self._recent = RecentDecisions(settings.recent_decisions)
-        self._parts = Parts(settings, texts, self._loads, self._entrance, self._accountant, self._answers)
+        self._parts = Parts(settings, texts, self._loads, self._entrance, self._accountant, self._answers, assess)
         self.metrics.watch(self._loads.reported, time.time)
 
     def drain(self) -> None:

@@ -67,22 +67,16 @@ async def filled(site: Any) -> list[asyncio.Task[Any]]:
 
 async def test_the_engine_is_never_given_more_than_fits_and_its_slack(crowded: Callable[..., Any]) -> None:
     site = crowded()
-    site.flash.round_s = 0.005
-    most = 0
-
-    async def watch() -> None:
-        nonlocal most
-        while True:
-            most = max(most, site.flash.open)
-            await asyncio.sleep(0.001)
-
-    watching = asyncio.create_task(watch())
-    answers = await asyncio.gather(*(site.chat(BRONZE) for _ in range(8)))
-    watching.cancel()
+    running = await filled(site)
+    late = [asyncio.create_task(site.chat(BRONZE)) for _ in range(6)]
+    await until(lambda: waiting(site) == 6)
+    await asyncio.sleep(0.05)
+    assert (site.flash.open, len(site.flash.requests)) == (2, 2)
+    site.flash.gate.set()
+    answers = await asyncio.gather(*running, *late)
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert most == 2
     waited = [event.outcome.wait_s for event in site.events.read()]
-    assert sum(each > 0.005 for each in waited) == 6
+    assert sum(each > 0.05 for each in waited) == 6
     assert site.app.state.gateway.running == waiting(site) == 0
 
 
