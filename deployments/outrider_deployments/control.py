@@ -108,10 +108,14 @@ class Control:
         return await self._policies.check(documents)
 
     async def apply(self, documents: Documents, author: str, reason: str, expected_version: int | None) -> Applied:
-        return await self._policies.apply(documents, author=author, reason=reason, expected_version=expected_version)
+        applied = await self._policies.apply(documents, author=author, reason=reason, expected_version=expected_version)
+        self._owner.policy_changed()
+        return applied
 
     async def rollback(self, number: int | None, author: str, reason: str) -> Applied:
-        return await self._policies.rollback(number, author=author, reason=reason)
+        applied = await self._policies.rollback(number, author=author, reason=reason)
+        self._owner.policy_changed()
+        return applied
 
     # -- what was spent
 

@@ -1,6 +1,6 @@
 """`make serve`: the whole platform on this machine, from one command to one Ctrl-C.
 
-python -m outrider_deployments.serve_local [--config FILE] [--policy FILE] [--host HOST] [--port PORT]
+python -m outrider_deployments.serve_local [--config FILE] [--policy FILE] [--database URL] [--host HOST] [--port PORT]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.status import Status
 
 from outrider.errors import ConfigurationError, OutriderError
-from outrider.policy import DEMO_KEY, parse_policies
+from outrider.policy import DEMO_KEY, DEMO_OPERATOR_KEY, parse_policies
 from outrider_deployments import local_ray, preflight
 from outrider_deployments.config import AppConfig, ListenConfig, resolve_path
 from outrider_deployments.readiness import await_ready
@@ -42,6 +42,7 @@ class Options:
 
     config: str
     policy: str | None
+    database: str | None
     host: str
     port: int
 
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     signals = Signals(console)
     try:
-        config = load_config(options.config, policy=options.policy)
+        config = load_config(options.config, policy=options.policy, database=options.database)
         _serve(options, config, console, signals)
     except Interrupted:
         return 0
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def load_config(path: str, *, policy: str | None = None) -> AppConfig:
+def load_config(path: str, *, policy: str | None = None, database: str | None = None) -> AppConfig:
     """The `args` of the single application in a Serve config file; raises ConfigurationError."""
     import yaml  # as Serve itself reads the file
 
@@ -123,8 +124,8 @@ def load_config(path: str, *, policy: str | None = None) -> AppConfig:
         raise ConfigurationError(f"{path} does not load: {' '.join(str(error).split())}") from error
     except (KeyError, IndexError, TypeError) as error:
         raise ConfigurationError(f"{path} is not a Serve config with applications and args") from error
-    if policy is not None:
-        arguments = {**arguments, "policy": policy}
+    changes = {"policy": policy, "database": database}
+    arguments = {**arguments, **{name: value for name, value in changes.items() if value is not None}}
     return AppConfig.parse(arguments, source=Path(path).name)
 
 
@@ -132,6 +133,7 @@ def _options(arguments: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="outrider-serve", description="Run the platform on this machine.")
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="Serve config file (default: %(default)s)")
     parser.add_argument("--policy", help="policy file to use instead of the configured one")
+    parser.add_argument("--database", help="URL of the database to use instead of the configured one")
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("PORT", "8000"))
     return Options(**vars(parser.parse_args(arguments)))
@@ -180,7 +182,7 @@ def _redeploy_on_request(options: Options, console: Console, status: Status, sig
     while True:
         signals.wait_for_reload()
         try:
-            config = load_config(options.config, policy=options.policy)
+            config = load_config(options.config, policy=options.policy, database=options.database)
             _check(config, console)
             _deploy(config, options, console, status, signals)
         except OutriderError as error:
@@ -226,7 +228,10 @@ def _announce(options: Options, config: AppConfig, console: Console) -> None:
         console.print("  key       one of your policy's tenants; `outrider keys new` makes one\n")
         return
     body = '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "max_tokens": 64}'
-    console.print(f"  key       {DEMO_KEY}\n")
+    console.print(f"  key       {DEMO_KEY}")
+    if policy.accepts_demo_operator_key:
+        console.print(f"  operator  {DEMO_OPERATOR_KEY} (OUTRIDER_OPERATOR_KEY=… outrider policy history)")
+    console.print("")
     console.print(
         f"curl {options.url}/v1/chat/completions -H 'authorization: Bearer {DEMO_KEY}' "
         f"-H 'content-type: application/json' -d '{body}'\n",

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,8 +48,13 @@ class PlatformProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         path = os.pathsep.join(part for part in sys.path if part)
+        self.state = Path(tempfile.mkdtemp(prefix="outrider-state-"))
+        self.database = f"sqlite:///{self.state}/outrider.db"
+        command = [sys.executable, "-u", "-m", "outrider_deployments.serve_local", "--port", str(self.port)]
+        if "--database" not in arguments:
+            command += ["--database", self.database]
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "outrider_deployments.serve_local", "--port", str(self.port), *arguments],
+            [*command, *arguments],
             env=inherited | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -53,6 +53,10 @@ class Holdings:
         """All that hold anything."""
         return tuple(gateway for gateway, leases in self._of_gateway.items() if leases)
 
+    def accounts(self) -> tuple[str, ...]:
+        """All that anything is held of."""
+        return tuple(account for account, leases in self._of_account.items() if leases)
+
     def holders(self, account: str) -> set[str]:
         return {lease.gateway for lease in self._of_account[account]}
 

@@ -87,6 +87,15 @@ class OwnerCore:
         """Accounts whose unused part it should give back."""
         return tuple(sorted(self._recalls[gateway]))
 
+    def recall_overdrawn(self) -> None:
+        """Ask back what is held beyond limits that were lowered; their windows must have been loaded."""
+        for account in self.holdings.accounts():
+            limits = self._limits_of(account)
+            over = limits.concurrency is not None and self.holdings.permits(account) > limits.concurrency
+            if over or (limits.budgets and self.available_nusd(account) < 0):
+                for gateway in self.holdings.holders(account) & self._registered:
+                    self._recalls[gateway].add(account)
+
     def gateways(self) -> tuple[str, ...]:
         """All that are alive and said what they hold."""
         return tuple(sorted(self._registered))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -89,6 +89,8 @@ class AccountingOwner:
         self._recalled: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._failing = False
         self._closing = False
+        self._ruled_by = ""
+        """Version of the policy whose limits all leases were held against."""
 
     async def start(self) -> None:
         """Take over the database. Raises DatabaseError."""
@@ -110,6 +112,10 @@ class AccountingOwner:
             steady_s=self._clock.steady_s(),
         )
         self._task = asyncio.create_task(self._turns(self._core))
+
+    def policy_changed(self) -> None:
+        """Look at once whether more is leased than the policy allows now; else it is seen within BEAT_S."""
+        self._work.set()
 
     async def close(self) -> None:
         """Write what is open, if it can be written now, and stop."""
@@ -203,7 +209,12 @@ class AccountingOwner:
             self._failing = not await self._write(core)
         asked, self._asked = self._asked, []
         fresh = [each for each in self._open.values() if each.charge is None][:MOST_ROWS]
-        writable = not self._failing and await self._look(core, asked, fresh)
+        version = self._policy().version
+        held = core.holdings.accounts() if version != self._ruled_by else ()
+        writable = not self._failing and await self._look(core, asked, fresh, held)
+        if writable and version != self._ruled_by:
+            core.recall_overdrawn()
+            self._ruled_by = version
         answers = [core.exchange(each.message, writable=writable) for each in asked]
         if writable and not await self._write(core):
             self._failing = True
@@ -219,11 +230,12 @@ class AccountingOwner:
             if self._answers[gateway].done.done():
                 del self._answers[gateway]
 
-    async def _look(self, core: OwnerCore, asked: list[_Asked], fresh: list[_Open]) -> bool:
+    async def _look(self, core: OwnerCore, asked: list[_Asked], fresh: list[_Open], held: Iterable[str]) -> bool:
         """Learn what the turn must know, and book the settlements; False if the database did not say."""
         settlements = [each.item.settlement for each in fresh]
         accounts = [account for each in settlements for account in accounts_of(each.tenant, each.team)]
-        missing = core.missing([*accounts, *(need.account for each in asked for need in each.message.needs)])
+        needed = (need.account for each in asked for need in each.message.needs)
+        missing = core.missing([*accounts, *needed, *held])
         ids = [each.decision_id for each in settlements]
         if not ids and not missing:
             return True
