@@ -33,7 +33,16 @@ def decided_before(kept: Kept, decision_id: str, policy: Policy, cost_usd: float
         policy_version=policy.version,
         predicted_ttft_s=0.0,
         predicted_tpot_s=0.0,
+        predicted_e2e_s=0.0,
+        quantile_ttft_s=0.0,
+        quantile_tpot_s=0.0,
+        quantile_e2e_s=0.0,
         predicted_cost_usd=cost_usd,
+        reserve_usd=cost_usd,
+        propensity=1.0,
+        explored=False,
+        stale=False,
+        basis=None,
         reasons=("the answer was kept from an equal request",),
     )
 

@@ -63,12 +63,13 @@ class Gateway:
         self.texts = texts
         self._policy = policy
         self._loads = Loads(upstreams)
-        self._entrance = Entrance(self._loads.room)
+        self._entrance = Entrance(self._loads.room, self.metrics.admission.shed)
         self._accountant = accountant or Unmetered()
         self._answers = Answers()
         self._recent = RecentDecisions(settings.recent_decisions)
         self._parts = Parts(settings, texts, self._loads, self._entrance, self._accountant, self._answers, assess)
         self.metrics.watch(self._loads.reported, time.time)
+        self.metrics.admission.watch(self.waiting, lambda: (len(self._answers), self._answers.size_bytes))
 
     def drain(self) -> None:
         """Refuse new requests from now on; running ones finish (`running` counts them)."""
@@ -121,6 +122,7 @@ class Gateway:
 
     def _refused(self, call: Call, caller: Caller, ask: Ask, time_s: float, error: OutriderError) -> None:
         """Only what had reached the router is an event."""
+        self.metrics.admission.refused(error.code)
         if not call.decision_id:
             return
         outcome = RequestOutcome(status=error.status, error_code=error.code, e2e_s=time.monotonic() - call.received_s)
@@ -178,6 +180,7 @@ class Gateway:
             decision,
         )
         self.metrics.generated(event)
+        self.metrics.admission.ended(event, looked_up=admission.cache_key is not None)
         self._append(event)
 
     def _keep(self, key: bytes, admission: Admission, outcome: RequestOutcome, told: Sequence[Sequence[Piece]]) -> None:
@@ -202,7 +205,7 @@ class Gateway:
 
     def waiting(self) -> Mapping[str, int]:
         """How many requests wait for room, by model."""
-        return self._entrance.waiting()
+        return dict.fromkeys(self._loads.upstreams, 0) | dict(self._entrance.waiting())
 
     def health(self) -> tuple[bool, dict[str, object]]:
         """(whether requests are taken, every model's state)."""

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from outrider.telemetry.admission import AdmissionMetrics
 from outrider.telemetry.events import RequestEvent, RequestOutcome
 from outrider.types import LoadSnapshot
 
@@ -45,6 +46,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.admission = AdmissionMetrics(self.registry)
         self._requests = self._counter("requests", "Requests answered.", "tenant", "status")
         self._cost = self._counter("cost_usd", "Money charged at list prices.", "tenant")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens processed.")
@@ -77,6 +79,8 @@ class Metrics:
             return
         model, outcome = event.decision.model, event.outcome
         self._cost.labels(model, event.tenant).inc(outcome.cost_usd)
+        if outcome.cache_hit:
+            return  # no model did anything
         self._prompt.labels(model).inc(outcome.prompt_tokens)
         self._generation.labels(model).inc(outcome.completion_tokens)
         self._prefix_queries.labels(model).inc(outcome.prompt_tokens)

@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from outrider import demo_models
 from outrider.accounting import Accountant
 from outrider.gateway import GatewaySettings, create_app
+from outrider.gateway.opening import Assess
 from outrider.policy import Policy, hash_key, parse_policy
+from outrider.quality import by_tags
 from outrider.telemetry import EventLog, Metrics
 from outrider.text import TextModel
 from outrider.types import (
@@ -227,7 +229,9 @@ def written_model(root: Path, template: str | dict[str, str] | None) -> Path:
 
 @pytest.fixture
 def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
-    def make(policy_text: str = POLICY, accountant: Accountant | None = None, **settings: Any) -> Site:
+    def make(
+        policy_text: str = POLICY, accountant: Accountant | None = None, assess: Assess = by_tags, **settings: Any
+    ) -> Site:
         report = parse_policy(policy_text)
         assert report.policy is not None, report.problems
         policy = [report.policy]
@@ -239,6 +243,7 @@ def make_site(text_model: TextModel, tmp_path: Path) -> Callable[..., Site]:
             {"flash": flash, "pro": pro},
             {"flash": text_model, "pro": text_model},
             accountant=accountant,
+            assess=assess,
             metrics=metrics,
             events=events,
         )

@@ -69,6 +69,12 @@ async def test_an_equal_request_has_the_same_answer_at_the_price_of_a_hit(site: 
     miss, hit = site.events.read()
     assert (miss.outcome.cache_hit, hit.outcome.cache_hit, hit.outcome.status) == (False, True, 200)
     assert hit.decision.model == "flash"
+    async with site.client(KEY) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert 'outrider:answer_cache_hits_total{model_name="flash"} 1.0' in lines
+    assert 'outrider:answer_cache_misses_total{model_name="flash"} 1.0' in lines
+    assert f'outrider:generation_tokens_total{{model_name="flash"}} {float(one["completion_tokens"])}' in lines
+    assert 'outrider:predictions_total{model_name="flash",of="ttft"} 1.0' in lines
     assert again.headers["x-outrider-decision"] == hit.decision_id != miss.decision_id
 
 

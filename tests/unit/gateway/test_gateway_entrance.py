@@ -111,6 +111,11 @@ async def test_a_full_line_sheds_the_least_important(crowded: Callable[..., Any]
     assert (newcomer.status_code, len(fairer)) == (429, 1)
     site.flash.gate.set()
     assert [answer.status_code for answer in await asyncio.gather(*running, *fairer, high)] == [200] * 4
+    async with site.client(BRONZE) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert 'outrider:requests_shed_total{model_name="flash",reason="full"} 2.0' in lines
+    assert 'outrider:requests_refused_total{reason="overloaded"} 2.0' in lines
+    assert 'outrider:num_requests_in_line{model_name="flash"} 0.0' in lines
     refused = [event for event in site.events.read() if event.outcome.status == 429]
     assert [event.decision for event in refused] == [None, None]
 
