@@ -162,6 +162,9 @@ class AppConfig(_Settings):
     timeouts: Timeouts = Timeouts()
     events: str | None = None
     """File to which one event per request is appended; None keeps events off the disk."""
+    quality: str | None = None
+    """What `auto` takes to tell whom a prompt is easy enough for: a file of `outrider eval sufficiency fit` made with
+    these models, or `demo`, which ships and is of the demo models. None leaves it to tags and the policy."""
 
     @field_validator("models")
     @classmethod

@@ -66,6 +66,7 @@ class Gateway:
         from outrider.gateway import GatewaySettings, create_app
         from outrider.gateway.operators import operator_router
         from outrider.policy.following import Follower
+        from outrider.quality import by_tags, load_assessor
         from outrider.telemetry import EventLog
         from outrider.text import TextModel
 
@@ -89,6 +90,7 @@ class Gateway:
             {name: TextModel.load(paths.target) for name, paths in found.models.items()},
             accountant=self._accountant,
             spending=client,
+            assess=by_tags if found.quality is None else load_assessor(found.quality).assess,
             routers=[operator_router(client, _operator)],
             events=EventLog(Path(config.events)) if config.events else None,
         )

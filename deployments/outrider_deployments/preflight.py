@@ -34,12 +34,13 @@ class Preflight:
     documents: tuple[Source, ...]
     database: str
     models: dict[str, ModelPaths]
+    quality: Path | None = None
 
 
 def check(config: AppConfig) -> Preflight:
     """Resolve every location and check what can be checked without loading weights.
 
-    Raises PolicyError, ModelDirectoryError, DrafterMismatch, CurveError or ConfigurationError.
+    Raises PolicyError, ModelDirectoryError, DrafterMismatch, CurveError, QualityFileError or ConfigurationError.
     """
     from outrider.policy import parse_policies
 
@@ -53,7 +54,7 @@ def check(config: AppConfig) -> Preflight:
         raise PolicyError(
             f"{config.policy}: no entry under `models` for '{unpriced[0]}', which this configuration serves"
         )
-    return Preflight(documents, database_url(config.database), models)
+    return Preflight(documents, database_url(config.database), models, _check_quality(config.quality))
 
 
 def documents_of(policy: str, teams: Sequence[str] = ()) -> tuple[Source, ...]:
@@ -68,6 +69,16 @@ def documents_of(policy: str, teams: Sequence[str] = ()) -> tuple[Source, ...]:
     if problems:
         raise PolicyError("\n".join(map(str, problems)))
     return tuple(Source(_as_configured(each.file, places), each.text) for each in found)
+
+
+def _check_quality(location: str | None) -> Path | None:
+    from outrider.quality import SHIPPED, load_assessor
+
+    if location is None:
+        return None
+    path = SHIPPED if location == "demo" else resolve_path(location)
+    load_assessor(path)
+    return path
 
 
 def _as_configured(file: str, places: Mapping[str, str]) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from outrider.errors import CurveError, DrafterMismatch, ModelDirectoryError
+from outrider.errors import CurveError, DrafterMismatch, ModelDirectoryError, QualityFileError
+from outrider.quality import load_assessor
 from outrider.scheduling import CostModel, CostSubject, StepCostCurve, write_costs
 from outrider_deployments import local_ray, serve_local
 from outrider_deployments.config import AppConfig, ModelConfig
 from outrider_deployments.cost_profile import fresh_costs
+from outrider_deployments.preflight import check
 from outrider_deployments.readiness import startup_failure
 
 
@@ -134,6 +136,18 @@ def test_a_bad_policy_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     policy.write_text("version: 1\nmodells: {}\n", "utf-8")
     config = _config(tmp_path, flash={"directory": _model(tmp_path / "target"), "drafter": "none"})
     assert "policy.yaml:2:1: modells" in _run(capsys, "--config", config, "--policy", str(policy))
+
+
+def test_a_quality_file_is_loaded_before_anything_starts(tmp_path: Path) -> None:
+    model = {"directory": _model(tmp_path / "target"), "drafter": None}
+    values = {"policy": "policies/default.yaml", "models": {"flash": model}}
+    found = check(AppConfig.parse(values | {"quality": "demo"}, source="test"))
+    assert found.quality is not None
+    assert load_assessor(found.quality).assess("What is 12 + 30?").success.keys() <= {"flash", "pro"}
+    broken = tmp_path / "broken.quality"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(QualityFileError, match="broken"):
+        check(AppConfig.parse(values | {"quality": str(broken)}, source="test"))
 
 
 def test_a_served_model_the_policy_does_not_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

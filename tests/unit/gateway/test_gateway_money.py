@@ -13,7 +13,8 @@ import httpx
 import pytest
 from tests.support.accounts import gateways
 
-from outrider.errors import TargetLost
+from outrider.accounting import Ask, Reservation, Settlement, Unmetered
+from outrider.errors import AccountingUnavailable, TargetLost
 from outrider.policy import hash_key, parse_policy
 
 KEY = "sk-outrider-acme"
@@ -150,3 +151,35 @@ async def test_a_request_s_own_money_ends_every_choice(opened: Opened) -> None:
     usage, reasons = usage_of(answer)
     assert (reasons, usage["outrider"]["limited_by"]) == (["length"] * 2, "max_cost_usd")
     assert usage["outrider"]["cost_usd"] <= 0.0004
+
+
+class GoneAtTheEnd(Unmetered):
+    """Accounting whose owner cannot be reached when an answer has ended."""
+
+    async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
+        raise AccountingUnavailable("the owner is away")
+
+
+class GoneAtOnce(Unmetered):
+    async def reserve(self, ask: Ask) -> Reservation:
+        raise AccountingUnavailable("the owner is away", retry_after_s=2.0)
+
+
+async def test_the_end_of_an_answer_waits_for_its_account(make_site: Callable[..., Any]) -> None:
+    site = make_site(policy_text(""), accountant=GoneAtTheEnd())
+    stream = await site.chat(stream=True)
+    assert stream.status_code == 200
+    last = stream.text.split("\n\n")[-2]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "accounting_unavailable"
+    assert "[DONE]" not in stream.text
+    whole = await site.chat()
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "accounting_unavailable")
+    assert site.app.state.gateway.running == 0
+
+
+async def test_nothing_runs_while_nobody_can_say_whether_the_money_is_there(make_site: Callable[..., Any]) -> None:
+    site = make_site(policy_text(""), accountant=GoneAtOnce())
+    refused = await site.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "accounting_unavailable")
+    assert refused.headers["retry-after"] == "2"
+    assert site.flash.requests == []
