@@ -146,7 +146,7 @@ async def test_who_leaves_the_line_makes_room_in_it(crowded: Callable[..., Any])
     assert site.app.state.gateway.running == 0
 
 
-async def test_a_request_in_line_keeps_the_policy_it_came_with(crowded: Callable[..., Any]) -> None:
+async def test_requests_in_line_and_in_flight_keep_the_policy_they_came_with(crowded: Callable[..., Any]) -> None:
     site = crowded()
     before = site.policy[0]
     running = await filled(site)
@@ -154,13 +154,14 @@ async def test_a_request_in_line_keeps_the_policy_it_came_with(crowded: Callable
     await until(lambda: waiting(site) == 1)
     site.policy[0] = parse_policy(policy_text().replace("output: 10.0", "output: 70.0")).policy
     site.flash.gate.set()
-    answer = await late
-    await asyncio.gather(*running)
-    usage = answer.json()["usage"]
-    assert answer.headers["x-outrider-policy"] == before.version != site.policy[0].version
-    assert usage["outrider"]["cost_usd"] == pytest.approx(
-        before.models["flash"].cost_usd(usage["prompt_tokens"], usage["completion_tokens"], 3)
-    )
+    for answer in await asyncio.gather(*running, late):
+        usage = answer.json()["usage"]
+        assert answer.headers["x-outrider-policy"] == before.version != site.policy[0].version
+        assert usage["outrider"]["cost_usd"] == pytest.approx(
+            before.models["flash"].cost_usd(usage["prompt_tokens"], usage["completion_tokens"], 3)
+        )
+    after = (await site.chat(BRONZE)).json()["usage"]
+    assert after["outrider"]["cost_usd"] > usage["outrider"]["cost_usd"]
 
 
 async def test_a_draining_gateway_waits_for_its_line(crowded: Callable[..., Any]) -> None:
