@@ -1,4 +1,4 @@
-"""`kill -9` of a real owner process at random moments, under load: what was settled is there, nothing is left behind."""
+"""`kill -9` of a real owner at random moments, under load: what was settled is there, nothing is left over."""
 
 from __future__ import annotations
 

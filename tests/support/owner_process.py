@@ -1,4 +1,4 @@
-"""An accounting owner in a process of its own, on a Unix socket: `python -m support.owner_process URL SOCKET LEASE_S`."""
+"""An accounting owner as a process, on a Unix socket: `python -m support.owner_process URL SOCKET LEASE_S`."""
 
 from __future__ import annotations
 
