@@ -60,13 +60,13 @@ class Control:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve's `user_config: {policy: FILE, teams: [FILE, …]}`: those files as the policy, where they changed.
 
-        A policy that is refused leaves the one in force; why is logged and on the audit.
+        A policy that is refused leaves the one in force; why is logged, and on the audit unless a file is missing.
         """
         from outrider_deployments.preflight import documents_of
 
         try:
             documents = documents_of(str(user_config.get("policy", "")), tuple(user_config.get("teams", ())))
-            await self._rollout.seed(documents, "user_config of the control deployment")
+            await self._rollout.seed(documents, author="serve user_config", reason="user_config of control")
         except OutriderError as error:
             logger.error("user_config changed nothing: %s", error.message)
 

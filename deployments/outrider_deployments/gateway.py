@@ -74,7 +74,7 @@ class Gateway:
         client = ControlClient(control)
         self._follower = Follower(uuid.uuid4().hex, client, lambda documents: served_policy(documents, targets))
         self._following = asyncio.ensure_future(self._follower.run())
-        self._accountant = LeasedAccountant(client, lambda: self._follower.policy)
+        self._accountant = LeasedAccountant(client, lambda: self._follower.last)
         handles = {name: ServeTarget(handle) for name, handle in targets.items()}
         self._upstreams = Upstreams(
             handles,

@@ -173,6 +173,27 @@ async def test_a_lost_line_fences_by_itself_and_not_at_once(tmp_path: Path) -> N
         await asyncio.sleep(FENCE_S + 0.5)
         with pytest.raises(NotReady, match="cannot reach control"):
             assert gateways.followers["a"].policy
+        assert price(gateways.followers["a"].last) == 1.0
+
+
+async def test_a_poll_that_is_never_answered_is_made_anew(tmp_path: Path) -> None:
+    async with platform(tmp_path, "a") as (rollout, gateways):
+        polls = 0
+
+        class Deaf:
+            """Takes the first call and says nothing, as a control that is stopped does."""
+
+            async def poll(self, gateway: str, report: Report) -> Order:
+                nonlocal polls
+                polls += 1
+                if polls == 1:
+                    await asyncio.Event().wait()
+                return await rollout.poll(gateway, report)
+
+        follower = gateways.followers["b"] = Follower("b", Deaf(), read, fence_s=FENCE_S)
+        gateways.tasks["b"] = asyncio.create_task(follower.run())
+        await active(gateways)
+        assert price(follower.policy) == 1.0
 
 
 async def test_a_change_made_from_an_older_version_conflicts(tmp_path: Path) -> None:
@@ -232,6 +253,60 @@ async def test_restarting_keeps_what_was_applied_and_takes_files_only_when_they_
     assert price(broken.policy) == 4.0
     assert broken._store.audit()[0].action == "refused"
     database.close()
+
+
+async def test_a_file_that_was_in_force_at_a_start_is_not_taken_again(tmp_path: Path) -> None:
+    """It had been applied by hand; what an operator does after the start outlives the next one."""
+    async with platform(tmp_path, "a") as (rollout, _):
+        await rollout.apply(documents(2.0), author="ann", reason="dearer")
+    database = open_database(f"sqlite:///{tmp_path}/outrider.db")
+    restarted = Rollout(PolicyStore(database), gateways=0)
+    await restarted.start(documents(2.0))
+    await restarted.rollback(1, author="bob", reason="too dear")
+    again = Rollout(PolicyStore(database))
+    await again.start(documents(2.0))
+    assert (price(again.policy), again.current.action) == (1.0, "rollback")
+    database.close()
+
+
+async def test_two_configurations_that_differ_do_not_take_turns(tmp_path: Path) -> None:
+    """The Serve config's files and a deployment's user_config are each compared with what they said themselves."""
+    database = open_database(f"sqlite:///{tmp_path}/outrider.db")
+    numbers = []
+    for _ in range(3):
+        rollout = Rollout(PolicyStore(database), gateways=0)
+        await rollout.start(documents(1.0))
+        await rollout.seed(documents(2.0), author="serve user_config", reason="as deployed")
+        numbers.append((rollout.current.number, price(rollout.policy)))
+    assert numbers == [(2, 2.0)] * 3
+    database.close()
+
+
+async def test_who_leaves_while_a_change_is_written_leaves_it_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with platform(tmp_path, "a") as (rollout, gateways):
+        writing, add = asyncio.Event(), rollout._store.add
+        loop = asyncio.get_running_loop()
+
+        def slowly(*args: object, **kwargs: object) -> object:
+            loop.call_soon_threadsafe(writing.set)
+            time.sleep(0.1)
+            return add(*args, **kwargs)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout._store, "add", slowly)
+            change = asyncio.create_task(rollout.apply(documents(2.0), author="ann", reason="dearer"))
+            await writing.wait()
+            change.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await change
+            for _ in range(200):
+                await asyncio.sleep(0.01)
+                if rollout.current.number == 2:
+                    break
+        stored, _ = await rollout.apply(documents(3.0), author="bob", reason="dearer still")
+        assert (stored.number, price(gateways.followers["a"].policy)) == (3, 3.0)
 
 
 async def test_nothing_kept_and_nothing_that_loads_is_an_error(tmp_path: Path) -> None:

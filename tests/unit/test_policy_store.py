@@ -33,7 +33,7 @@ def add(store: PolicyStore, digest: str = "aa", **changes: object) -> StoredPoli
 
 
 def test_before_the_first_version_there_is_none(store: PolicyStore) -> None:
-    assert (store.current(), store.history(), store.audit(), store.seeded_digest()) == (None, (), (), None)
+    assert (store.current(), store.history(), store.audit(), store.seeded_digest("ann")) == (None, (), (), None)
 
 
 def test_a_version_comes_back_as_it_was_written(store: PolicyStore) -> None:
@@ -45,7 +45,7 @@ def test_a_version_comes_back_as_it_was_written(store: PolicyStore) -> None:
     assert store.version(1).documents == DOCUMENTS
     assert store.history() == (second, first)
     assert store.history(limit=1) == (second,)
-    assert store.seeded_digest() == "aa"
+    assert (store.seeded_digest("ann"), store.seeded_digest("bob")) == ("aa", None)
     assert store.audit()[-1] == AuditEntry(100.0, "ann", "seed", 1, "aa", "because", "everything is new")
 
 

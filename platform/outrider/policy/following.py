@@ -83,18 +83,25 @@ class Follower:
     @property
     def policy(self) -> Policy:
         """Raises NotReady before the first policy came, and when control was out of reach for a fence."""
-        if self._active is None:
-            raise NotReady("this gateway has no policy yet")
+        policy = self.last
         if time.monotonic() > self._good_until_s:
             raise NotReady("this gateway cannot reach control, so its policy may be an old one; try again")
+        return policy
+
+    @property
+    def last(self) -> Policy:
+        """The newest that came, fenced or not: what was admitted goes on under it. Raises NotReady before the first."""
+        if self._active is None:
+            raise NotReady("this gateway has no policy yet")
         return self._active
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A poll that is not answered within a fence is given up and made anew."""
         while True:
             sent_s = time.monotonic()
             try:
-                order = await self._control.poll(self._gateway, self._report)
+                async with asyncio.timeout(self._fence_s):
+                    order = await self._control.poll(self._gateway, self._report)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # whatever the transport raises while control comes and goes

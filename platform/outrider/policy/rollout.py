@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 HOLD_S = 1.5
 """How long a poll with no news is kept open."""
 
+SERVE_CONFIG = "serve config"
+"""The author of versions that come from the files of the Serve config."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -79,6 +82,7 @@ class Rollout:
         self._current: StoredPolicy | None = None
         self._policy: Policy | None = None
         self._candidate: Documents | None = None
+        self._committing: asyncio.Future[StoredPolicy] | None = None
         self._attempt = self._committed = 0
         """The attempt that is being prepared, and the one that became the current version."""
 
@@ -108,25 +112,36 @@ class Rollout:
         if checked.policy is None:
             if stored is None:
                 raise PolicyError(_listed(checked.problems))
-            await self._refuse("serve config", reason, _listed(checked.problems))
+            await self._refuse(SERVE_CONFIG, reason, _listed(checked.problems))
             return
-        if stored is not None and checked.policy.version in (
-            stored.digest,
-            await asyncio.to_thread(self._store.seeded_digest),
-        ):
-            return
-        await self._change(documents, checked, "seed", "serve config", reason)
+        if stored is None or await self._changed(checked.policy.version, SERVE_CONFIG, reason):
+            await self._change(documents, checked, "seed", SERVE_CONFIG, reason)
 
-    async def seed(self, documents: Documents, reason: str) -> None:
-        """Apply documents that an operator's configuration names, where they changed since it last did. As `apply`."""
+    async def seed(self, documents: Documents, *, author: str, reason: str) -> None:
+        """Apply a configuration's documents, where they changed since it was last taken. Raises as `apply`.
+
+        author: names the configuration; each is compared with itself alone, so that two do not take turns for ever.
+        """
         async with self._changing:
             checked = self.check(documents, judge_days=False)
             if checked.policy is None:
-                await self._refuse("serve config", reason, _listed(checked.problems))
+                await self._refuse(author, reason, _listed(checked.problems))
                 raise PolicyError(_listed(checked.problems))
-            if checked.policy.version in (self.current.digest, await asyncio.to_thread(self._store.seeded_digest)):
-                return
-            await self._roll(documents, checked, "seed", "serve config", reason, None)
+            if await self._changed(checked.policy.version, author, reason):
+                await self._roll(documents, checked, "seed", author, reason, None)
+
+    async def _changed(self, digest: str, author: str, reason: str) -> bool:
+        """Whether a configuration says what is not in force and what it did not say before.
+
+        That it says what is in force is recorded: a later change by an operator then outlives the next start.
+        """
+        if await asyncio.to_thread(self._store.seeded_digest, author) == digest:
+            return False
+        if digest != self.current.digest:
+            return True
+        entry = AuditEntry(self._clock(), author, "seed", self.current.number, digest, reason, "in force already")
+        await asyncio.to_thread(self._store.record, entry)
+        return False
 
     def check(self, documents: Documents, *, judge_days: bool = True) -> Checked:
         """What these documents would do; changes nothing."""
@@ -235,7 +250,7 @@ class Rollout:
         expected_parent: int | None = None,
         restores: int | None = None,
     ) -> StoredPolicy:
-        """Commit, then tell everybody."""
+        """Commit, then tell everybody. Whoever asked may be gone by then: what is in the store is in force."""
         assert checked.policy is not None
         policy = checked.policy
 
@@ -252,11 +267,16 @@ class Rollout:
                 restores=restores,
             )
 
-        stored = await asyncio.to_thread(add)
-        self._current, self._policy, self._committed = stored, policy, self._attempt
-        _log.info("policy version %d (%s) in force: %s by %s", stored.number, stored.digest, action, author)
-        self._wake()
-        return stored
+        async def commit() -> StoredPolicy:
+            stored = await asyncio.to_thread(add)
+            self._current, self._policy, self._committed = stored, policy, attempt
+            _log.info("policy version %d (%s) in force: %s by %s", stored.number, stored.digest, action, author)
+            self._wake()
+            return stored
+
+        attempt = self._attempt
+        self._committing = asyncio.ensure_future(commit())
+        return await asyncio.shield(self._committing)
 
     async def _refuse(self, actor: str, reason: str, detail: str) -> None:
         entry = AuditEntry(self._clock(), actor, "refused", None, None, reason, detail)

@@ -84,9 +84,10 @@ class PolicyStore:
         with self._database.read() as connection:
             return tuple(AuditEntry(**row) for row in connection.execute(newest).mappings())
 
-    def seeded_digest(self) -> str | None:
-        """Of the newest version that came from the Serve config's file; None if none ever did."""
-        newest = sa.select(_VERSIONS.digest).where(_VERSIONS.action == "seed").order_by(_VERSIONS.number.desc())
+    def seeded_digest(self, author: str) -> str | None:
+        """What the files of a configuration, `author`, said when they were last taken; None if they never were."""
+        seeds = sa.select(_AUDIT.digest).where(_AUDIT.action == "seed", _AUDIT.actor == author)
+        newest = seeds.order_by(_AUDIT.id.desc())
         with self._database.read() as connection:
             return connection.execute(newest.limit(1)).scalar()
 
