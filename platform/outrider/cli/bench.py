@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from outrider import demo_models
-from outrider.cli import bench_classes, bench_proxy, bench_speculation
+from outrider.cli import bench_classes, bench_policy, bench_proxy, bench_speculation
 from outrider.cli.bench_options import (
     Device,
     Drafter,
@@ -37,6 +37,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Measure exactness, acceptance and speed on this machine.", no_args_is_help=True)
 app.registered_commands.extend(bench_speculation.app.registered_commands)
 app.registered_commands.extend(bench_classes.app.registered_commands)
+app.registered_commands.extend(bench_policy.app.registered_commands)
 app.registered_commands.extend(bench_proxy.app.registered_commands)
 
 
