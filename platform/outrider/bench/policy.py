@@ -42,10 +42,9 @@ def composed(tenants: int, teams: int) -> list[Source]:
     parts = {team: range(team, tenants, teams + 1) for team in range(teams + 1)}
     names = [f"team-{team}" for team in range(1, teams + 1)]
     routes = [{"name": f"tag-{index}", "match": {"tags": [f"tag-{index}"]}, "quality": 0.1} for index in range(10)]
-    price = {"input": 0.05, "cached_input": 0.01, "output": 0.2}
     platform = {
         "version": 1,
-        "models": {name: {"price_usd_per_million": dict(price), "quality": {"default": 0.5}} for name in ("flash", "pro")},
+        "models": {name: _model() for name in ("flash", "pro")},
         "batch_classes": {"balanced": {}},
         "tiers": {"standard": {"ttft_ms": 500, "tpot_ms": 50, "batch_class": "balanced"}},
         "teams": {name: {"models": ["flash", "pro"], "tiers": ["standard"]} for name in names},
@@ -68,6 +67,10 @@ def composed(tenants: int, teams: int) -> list[Source]:
         Source(f"document-{index}", yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
         for index, document in enumerate((platform, *files))
     ]
+
+
+def _model() -> dict[str, object]:
+    return {"price_usd_per_million": {"input": 0.05, "cached_input": 0.01, "output": 0.2}, "quality": {"default": 0.5}}
 
 
 def _tenant(index: int) -> dict[str, object]:
