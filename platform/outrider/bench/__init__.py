@@ -2,6 +2,7 @@
 
 from outrider.bench.acceptance import measure_acceptance
 from outrider.bench.classes import measure_classes
+from outrider.bench.decide import measure_decide
 from outrider.bench.decode import measure_decode
 from outrider.bench.exact import measure_exact
 from outrider.bench.heavier import measure_heavier
@@ -24,6 +25,7 @@ __all__ = [
     "Table",
     "measure_acceptance",
     "measure_classes",
+    "measure_decide",
     "measure_decode",
     "measure_exact",
     "measure_heavier",

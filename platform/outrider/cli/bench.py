@@ -351,6 +351,26 @@ def scheduler(
     finish(report, out, as_json)
 
 
+@app.command("decide")
+def decide_(
+    models: Annotated[int, typer.Option(min=1, help="Models that auto may choose.")] = 2,
+    replicas: Annotated[int, typer.Option(min=1, help="Of each model.")] = 8,
+    depths: Annotated[int, typer.Option(min=1, max=16, help="Depth caps of the policy.")] = 8,
+    classes: Annotated[int, typer.Option(min=1, max=8, help="Batch classes of the tier.")] = 3,
+    states: Annotated[int, typer.Option(min=1, help="Random loads of all replicas.")] = 2000,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """How long the router takes to decide where one request goes. No model is loaded."""
+    from outrider.bench import measure_decide
+
+    with saying() as say:
+        report = measure_decide(
+            models=models, replicas=replicas, depths=depths, classes=classes, states=states, say=say
+        )
+    finish(report, out, as_json)
+
+
 @app.command()
 def http(
     url: Annotated[str | None, typer.Option(help="A running `make serve`; one is started if absent.")] = None,

@@ -130,17 +130,12 @@ def _best(open_: Flags, keys: Sequence[Floats]) -> int:
 
 def _equals(forecast: Forecast, best: int) -> list[int]:
     """The same class and depth on every replica that nothing tells apart from the best one's, by the replica's name."""
-    roads, (_, classes, depths) = forecast.roads, forecast.raw.ttft_s.shape
+    roads, (_, classes, depths) = forecast.roads, forecast.cost_usd.shape
     road, rest = divmod(best, classes * depths)
-    late = forecast.late
-    keys = [each.reshape(len(roads), -1)[:, rest] for each in (late.ttft_s, late.tpot_s, late.e2e_s)]
-    same = [
-        at
-        for at, other in enumerate(roads)
-        if other.model is roads[road].model
-        and other.cost_usd == roads[road].cost_usd
-        and all(key[at] == key[road] for key in keys)
-    ]
+    late = forecast.block[3:6].reshape(3, len(roads), -1)[:, :, rest]
+    alike = np.flatnonzero((late == late[:, road : road + 1]).all(axis=0)).tolist()
+    mine = roads[road]
+    same = [at for at in alike if roads[at].model is mine.model and roads[at].cost_usd == mine.cost_usd]
     return [at * classes * depths + rest for at in sorted(same, key=lambda at: roads[at].snapshot.replica)]
 
 
@@ -154,7 +149,7 @@ def _deepest(at: int, open_: Flags, misses: Sequence[Floats], times: Sequence[Fl
     row, depth = divmod(at, depths)
 
     def by_depth(column: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = np.broadcast_to(column, open_.shape).reshape(-1, depths)[row]
+        found: NDArray[Any] = column.reshape(-1, depths)[row]
         return found
 
     allowed = by_depth(open_).copy()

@@ -9,14 +9,15 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 
-__all__ = ["Corrections", "OutputLength", "Spread", "load_bucket", "prompt_bucket"]
+__all__ = ["Corrections", "OutputLength", "Spread", "load_bucket", "prompt_bucket", "upper_share"]
 
 _PROMPT_EDGES = (64, 256, 1024, 4096)
 
 
 @lru_cache(maxsize=64)
-def _normal(quantile: float) -> float:
-    return NormalDist().inv_cdf(quantile)
+def upper_share(quantile: float) -> float:
+    """How far a quantile is from the median, in distances of the 90 % quantile on a normal distribution."""
+    return NormalDist().inv_cdf(quantile) / NormalDist().inv_cdf(0.9)
 
 
 def load_bucket(requests: int, places: int) -> str:
@@ -42,7 +43,7 @@ class Spread:
 
     def at(self, quantile: float) -> float:
         """Logarithm of the ratio at a quantile; the three are on one normal distribution's scale."""
-        return self.median + (self.upper - self.median) * _normal(quantile) / _normal(0.9)
+        return self.median + (self.upper - self.median) * upper_share(quantile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,10 +65,10 @@ class _Grid:
 
     def existing(self, roads: Sequence[Road]) -> Flags:
         """[R, C, D]: without a drafter there is one depth, 0."""
-        ready = np.array([road.snapshot.drafter_ready for road in roads])[:, None]
-        by_depth = np.where(ready, self.drafting, self.axes.depths == 0)
-        shape = (len(roads), self.axes.wait_s.size, self.axes.depths.size)
-        return np.broadcast_to(by_depth[:, None, :], shape)
+        ready = np.array([road.snapshot.drafter_ready for road in roads])[:, None, None]
+        exists = np.empty((len(roads), self.axes.wait_s.size, self.axes.depths.size), dtype=np.bool_)
+        exists[:] = np.where(ready, self.drafting, self.axes.depths == 0)
+        return exists
 
 
 @lru_cache(maxsize=256)
@@ -97,7 +97,7 @@ def _open_candidates(query: RouteQuery, found: Forecast, exists: Flags) -> tuple
 def _decision(ranking: Ranking, policy: Policy, learnt: Corrections, decision_id: str) -> Decision:
     query, found, choice, road = ranking.query, ranking.forecast, ranking.choice, ranking.road
     winner, tier = choice.winner, query.tenant.tier
-    _, slot, depth = np.unravel_index(winner, found.raw.ttft_s.shape)
+    _, slot, depth = found.place(winner)
     return Decision(
         decision_id=decision_id,
         model=road.model.name,
@@ -143,8 +143,8 @@ def _answer_class(query: RouteQuery, policy: Policy, road: Road) -> AnswerClass:
 
 
 def _basis(ranking: Ranking) -> PredictionBasis:
-    query, road, raw, winner = ranking.query, ranking.road, ranking.forecast.raw, ranking.choice.winner
-    load = road.snapshot
+    query, road, raw = ranking.query, ranking.road, ranking.forecast.raw
+    load, (at, slot, depth) = road.snapshot, ranking.forecast.place(ranking.choice.winner)
     return PredictionBasis(
         model=road.model.name,
         replica=load.replica,
@@ -157,8 +157,8 @@ def _basis(ranking: Ranking) -> PredictionBasis:
         queued=load.queued_requests,
         queued_tokens=load.queued_tokens,
         places=load.max_running_requests,
-        ttft_s=float(raw.ttft_s.flat[winner]),
-        tpot_s=float(raw.tpot_s.flat[winner]),
+        ttft_s=float(raw.ttft_s[at, slot, 0]),
+        tpot_s=float(raw.tpot_s[at, slot, depth]),
         accepted=load.acceptance_tokens,
         warm_s=load.warm_s,
         age_s=road.age_s,

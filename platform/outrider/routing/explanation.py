@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from outrider.policy import AUTO, EffectiveRoute
 from outrider.routing.choice import BREAKS, Choice, Flags
 from outrider.routing.forecast import Forecast
-from outrider.routing.prediction import Floats
 from outrider.routing.query import RouteQuery
 from outrider.routing.roads import Closure, Road
 from outrider.types import Candidates, Decision
@@ -19,6 +18,8 @@ from outrider.types import Candidates, Decision
 __all__ = ["Ranking", "as_record", "packed", "records"]
 
 _MISSING = 1
+_TIMES = ("ttft_s", "tpot_s", "e2e_s", "quantile_ttft_s", "quantile_tpot_s", "quantile_e2e_s")
+"""The first rows of a forecast's block."""
 _STALE_WORTH_SAYING = 1.1
 
 
@@ -37,14 +38,13 @@ class Ranking:
     @property
     def road(self) -> Road:
         """The road of the chosen candidate."""
-        road, _, _ = np.unravel_index(self.choice.winner, self.exists.shape)
-        return self.forecast.roads[int(road)]
+        return self.forecast.roads[self.forecast.place(self.choice.winner)[0]]
 
     def reasons(self) -> Iterator[str]:
         """Why this one, in short sentences, the most important first."""
         query, found, choice, road = self.query, self.forecast, self.choice, self.road
         name, winner, tier = road.model.name, choice.winner, query.tenant.tier
-        _, slot, at = (int(each) for each in np.unravel_index(winner, self.exists.shape))
+        _, slot, at = found.place(winner)
         depth = int(found.axes.depths[at])
         asked = f"auto, objective {self.rules.objective}" if query.model == AUTO else f"{name} was asked for"
         yield (
@@ -87,33 +87,22 @@ def packed(ranking: Ranking) -> Candidates:
     flags = np.where(ranking.exists, 0, _MISSING)
     for name, kept in ranking.keeps.items():
         flags = flags | np.where(kept, 0, BREAKS[name])
-    columns = {
-        "ttft_s": found.typical.ttft_s,
-        "tpot_s": found.typical.tpot_s,
-        "e2e_s": found.typical.e2e_s,
-        "quantile_ttft_s": found.late.ttft_s,
-        "quantile_tpot_s": found.late.tpot_s,
-        "quantile_e2e_s": found.late.e2e_s,
-        "score": choice.score,
-        **{f"misses_{name}": miss for name, miss in choice.misses.items()},
-    }
-    shape = ranking.exists.shape
-    return Candidates(
-        roads=tuple((road.model.name, road.snapshot.replica) for road in found.roads),
-        classes=tuple(each.name for each in ranking.query.tenant.tier.batch_classes),
-        depths=tuple(found.axes.depths.tolist()),
-        winner=choice.winner,
-        cost_usd=tuple(road.cost_usd for road in found.roads),
-        quality=tuple(road.quality for road in found.roads),
-        columns={name: _bytes(column, shape) for name, column in columns.items()},
-        flags=flags.astype(np.uint8).tobytes(),
-        misses=tuple(f"misses_{name}" for name in choice.misses),
-        closed=tuple((closure.model, closure.why) for closure in ranking.closures),
+    misses = tuple(f"misses_{name}" for name in choice.misses)
+    block = np.stack(
+        [*found.block[: len(_TIMES)], choice.score, *choice.misses.values()], dtype="<f4", casting="unsafe"
     )
-
-
-def _bytes(column: Floats, shape: tuple[int, ...]) -> bytes:
-    return np.broadcast_to(column, shape).astype("<f4").tobytes()
+    return Candidates(
+        roads=tuple([(road.model.name, road.snapshot.replica) for road in found.roads]),
+        classes=tuple([each.name for each in ranking.query.tenant.tier.batch_classes]),
+        depths=tuple(found.axes.depths.astype(int).tolist()),
+        winner=choice.winner,
+        cost_usd=tuple([road.cost_usd for road in found.roads]),
+        quality=tuple([road.quality for road in found.roads]),
+        columns={name: column.tobytes() for name, column in zip((*_TIMES, "score", *misses), block, strict=True)},
+        flags=flags.astype(np.uint8).tobytes(),
+        misses=misses,
+        closed=tuple([(closure.model, closure.why) for closure in ranking.closures]),
+    )
 
 
 def records(candidates: Candidates) -> list[dict[str, object]]:

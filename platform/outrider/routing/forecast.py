@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from outrider.routing.corrections import upper_share
 from outrider.routing.prediction import Axes, Fleet, Floats, Prediction, predict
 from outrider.routing.roads import Road
 
@@ -15,7 +16,7 @@ __all__ = ["Forecast", "Times", "forecast"]
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds, float64 [R, C, D] each: to the first token, per token after it, to the last expected token."""
+    """Seconds, [R, C, D] each: to the first token, per token after it, to the last expected token."""
 
     ttft_s: Floats
     tpot_s: Floats
@@ -24,41 +25,65 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of R roads, C classes, D depths. cost_usd and quality are [R, 1, 1] broadcast to all of them.
+    """Of R roads, C classes, D depths; every array is [R, C, D], contiguous, and a row of `block`.
 
-    typical: medians. late_fresh: at the quantile, as if every load report were new. late: widened by their age.
+    raw: as the replicas' curves have it. typical: medians. late_fresh: at the quantile, as if every load report were
+    new. late: widened by their age.
     """
 
     roads: Sequence[Road]
     axes: Axes
+    block: Floats
+    """[11, R, C, D]: TTFT, TPOT and whole of typical, late and late_fresh, then cost in dollars and quality."""
     raw: Prediction
     typical: Times
-    late_fresh: Times
     late: Times
+    late_fresh: Times
     cost_usd: Floats
     quality: Floats
+
+    def place(self, candidate: int) -> tuple[int, int, int]:
+        """(road, class, depth) of a flat index."""
+        _, classes, depths = self.cost_usd.shape
+        road, rest = divmod(candidate, classes * depths)
+        return road, *divmod(rest, depths)
 
 
 def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -> Forecast:
     """Predict every candidate at once."""
-    numbers = np.array([(r.prompt_tokens, r.output_tokens, r.long_output_tokens) for r in roads], dtype=np.int64).T
-    ratios = np.array([road.accepted_ratio for road in roads])
-    raw = predict(Fleet.of([road.snapshot for road in roads]), axes, numbers[0], numbers[1], choices, ratios)
-    shifts = np.exp(
-        [(r.ttft.median, r.ttft.at(quantile), r.tpot.median, r.tpot.at(quantile)) for r in roads],
-    ).T[:, :, None, None]
-    later, much_later = (numbers[1] - 1)[:, None, None], (numbers[2] - numbers[1])[:, None, None]
-    ttft_s, tpot_s = raw.ttft_s * shifts[0], raw.tpot_s * shifts[2]
-    late_ttft_s, late_tpot_s = raw.ttft_s * shifts[1], raw.tpot_s * shifts[3]
-    typical = Times(ttft_s, tpot_s, ttft_s + later * tpot_s)
-    # The three reasons to be late (start, pace, length) are taken to be independent: their excesses add as squares.
-    excess_s = np.sqrt((late_ttft_s - ttft_s) ** 2 + (later * (late_tpot_s - tpot_s)) ** 2 + (much_later * tpot_s) ** 2)
-    fresh = Times(late_ttft_s, late_tpot_s, typical.e2e_s + excess_s)
-    widening = np.array([road.widening for road in roads])[:, None, None]
-    shape = raw.tpot_s.shape
-    return Forecast(
-        roads, axes, raw, typical, fresh,
-        Times(fresh.ttft_s * widening, fresh.tpot_s * widening, fresh.e2e_s * widening),
-        np.broadcast_to(np.array([road.cost_usd for road in roads])[:, None, None], shape),
-        np.broadcast_to(np.array([road.quality for road in roads])[:, None, None], shape),
-    )  # fmt: skip
+    rows = [
+        (
+            r.prompt_tokens, r.output_tokens, r.long_output_tokens, r.accepted_ratio, r.cost_usd, r.quality, r.widening,
+            r.ttft.median, r.tpot.median, r.ttft.upper, r.tpot.upper,
+        )
+        for r in roads
+    ]  # fmt: skip
+    numbers = np.array(rows).T
+    prompt, output, long_output, ratios = numbers[:4]
+    raw = predict(Fleet.of([road.snapshot for road in roads]), axes, prompt, output, choices, ratios)
+    cost_usd, quality, widening = numbers[4:7, :, None, None]
+    medians, uppers = numbers[7:9], numbers[9:]
+    at_quantile = medians + (uppers - medians) * upper_share(quantile)
+    ttft_shift, tpot_shift, late_ttft_shift, late_tpot_shift = np.exp([*medians, *at_quantile])[:, :, None, None]
+    block = np.empty((11, *raw.tpot_s.shape))
+    typical, late, fresh = (Times(*block[at : at + 3]) for at in (0, 3, 6))
+    np.multiply(raw.ttft_s, ttft_shift, out=typical.ttft_s)
+    np.multiply(raw.tpot_s, tpot_shift, out=typical.tpot_s)
+    np.multiply(raw.ttft_s, late_ttft_shift, out=fresh.ttft_s)
+    np.multiply(raw.tpot_s, late_tpot_shift, out=fresh.tpot_s)
+    _whole(typical, fresh, (output - 1.0)[:, None, None], (long_output - output)[:, None, None])
+    np.multiply(block[6:9], widening, out=block[3:6])
+    block[9], block[10] = cost_usd, quality
+    return Forecast(roads, axes, block, raw, typical, late, fresh, block[9], block[10])
+
+
+def _whole(typical: Times, late: Times, later: Floats, much_later: Floats) -> None:
+    """Fill in the time of the whole answer, typical and late.
+
+    The three reasons to be late (start, pace, length) are taken to be independent: their excesses add as squares.
+    """
+    np.add(typical.ttft_s, later * typical.tpot_s, out=typical.e2e_s)
+    start_s, pace_s = late.ttft_s - typical.ttft_s, later * (late.tpot_s - typical.tpot_s)
+    length_s = much_later * typical.tpot_s
+    np.sqrt(start_s * start_s + pace_s * pace_s + length_s * length_s, out=late.e2e_s)
+    np.add(late.e2e_s, typical.e2e_s, out=late.e2e_s)

@@ -28,20 +28,24 @@ A cap is a bound and not a depth: the engine trims every round by its live price
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What a candidate is chosen by beside its replica: D depth caps, ascending from 0, and numbers of C classes."""
+    """What a candidate is chosen by beside its replica: D depth caps, ascending, and numbers of C classes.
 
-    depths: Integers
-    co_batch_tokens: Integers
-    prefill_share: Floats
+    Counts are whole, as floats: there is no conversion on the way. prefill_chunk: tokens of a prompt that a step which
+    also decodes may take.
+    """
+
+    depths: Floats
+    co_batch_tokens: Floats
+    prefill_chunk: Floats
     wait_s: Floats
 
     @classmethod
     def of(cls, depths: Sequence[int], classes: Sequence[BatchClass]) -> Axes:
         """From values as the policy has them."""
         return cls(
-            np.array(depths, dtype=np.int64),
-            np.array([each.co_batch_tokens for each in classes], dtype=np.int64),
-            np.array([each.prefill_share for each in classes]),
+            np.array(depths, dtype=np.float64),
+            np.array([each.co_batch_tokens for each in classes], dtype=np.float64),
+            np.array([max(1.0, each.prefill_share * each.co_batch_tokens // 1) for each in classes]),
             np.array([each.admission_wait_s for each in classes]),
         )
 
@@ -53,13 +57,13 @@ class Fleet:
     Every replica's curve must have two points or more.
     """
 
-    running: Integers
-    queued: Integers
-    queued_tokens: Integers
-    places: Integers
+    running: Floats
+    queued: Floats
+    queued_tokens: Floats
+    places: Floats
     round_s: Floats
     draft_s: Floats
-    largest_step: Integers
+    largest_step: Floats
     accepted: Floats
     curve_tokens: Floats
     curve_s: Floats
@@ -67,28 +71,23 @@ class Fleet:
     @classmethod
     def of(cls, snapshots: Sequence[LoadSnapshot]) -> Fleet:
         """Columns of the replicas' newest loads."""
-        counts = np.array(
-            [
-                (s.running_requests, s.queued_requests, s.queued_tokens, s.max_running_requests, s.step_curve[-1][0])
-                for s in snapshots
-            ],
-            dtype=np.int64,
-        )
-        times = np.array([(s.round_s, s.draft_s) for s in snapshots])
+        rows = [
+            (
+                s.running_requests, s.queued_requests, s.queued_tokens, s.max_running_requests, s.step_curve[-1][0],
+                s.round_s, s.draft_s,
+            )
+            for s in snapshots
+        ]  # fmt: skip
         curves = [_knots(s.step_curve) for s in snapshots]
-        starts = np.arange(len(snapshots)) * _SPACING
-        sizes = [curve.shape[1] for curve in curves]
         knots = np.concatenate(curves, axis=1)
-        knots[0] += np.repeat(starts, sizes)
-        running, queued, queued_tokens, places, largest = counts.T
-        return cls(
-            running, queued, queued_tokens, places, times[:, 0], times[:, 1], largest,
-            _accepted([s.acceptance_tokens or (1.0,) for s in snapshots]), knots[0], knots[1],
-        )  # fmt: skip
+        knots[0] += np.repeat(np.arange(len(curves)) * _SPACING, [curve.shape[1] for curve in curves])
+        running, queued, queued_tokens, places, largest, round_s, draft_s = np.array(rows, dtype=np.float64).T
+        accepted = _accepted([s.acceptance_tokens or (1.0,) for s in snapshots])
+        return cls(running, queued, queued_tokens, places, round_s, draft_s, largest, accepted, knots[0], knots[1])
 
-    def step_s(self, tokens: Integers) -> Floats:
-        """Seconds of a step over so many tokens; `tokens` is [R, …]."""
-        starts = (np.arange(len(self.running)) * _SPACING).reshape(-1, *(1,) * (tokens.ndim - 1))
+    def step_s(self, tokens: Floats) -> Floats:
+        """Seconds of steps over so many tokens; both are [R, n]. One call for all sizes is cheapest."""
+        starts = np.arange(len(self.running), dtype=np.float64)[:, None] * _SPACING
         found: Floats = np.interp(tokens + starts, self.curve_tokens, self.curve_s)
         return found
 
@@ -111,14 +110,14 @@ def _accepted(rows: Sequence[tuple[float, ...]]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds, float64 [R, C, D] each: to the first token, and per token after it."""
+    """Seconds to the first token, float64 [R, C, 1], and per token after it, [R, C, D]."""
 
     ttft_s: Floats
     tpot_s: Floats
 
 
 def predict(
-    fleet: Fleet, axes: Axes, prompt_tokens: Integers, output_tokens: Integers, choices: int = 1,
+    fleet: Fleet, axes: Axes, prompt_tokens: Floats, output_tokens: Floats, choices: int = 1,
     accepted_ratio: Floats | None = None,
 ) -> Prediction:  # fmt: skip
     """Raw times of one more request; prompt_tokens (not cached), output_tokens, accepted_ratio: [R].
@@ -127,63 +126,91 @@ def predict(
     class), for the round in flight, and for queue and prompt to be prefilled beside what runs. TPOT is with its
     choices running beside what runs, or with all places taken.
     """
-    crowd = fleet.running + choices
-    places = np.where(fleet.places > 0, fleet.places, crowd)
+    places = np.where(fleet.places > 0, fleet.places, fleet.running + choices)
+    beside = np.minimum(fleet.running + choices, places)
     accepted = fleet.accepted
     if accepted_ratio is not None:
         accepted = 1.0 + (accepted - 1.0) * accepted_ratio[:, None]
-    tpot_s = _tpot_s(fleet, axes, accepted, np.minimum(crowd, places))
-    ttft_s = (_round_in_flight_s(fleet)[:, None] + _prefill_s(fleet, axes, prompt_tokens) + axes.wait_s)[:, :, None]
     ahead = fleet.running + fleet.queued + 1 - places
-    if (waits := (ahead > 0) & (fleet.places > 0)).any():
+    waits = (ahead > 0) & (fleet.places > 0)
+    crowds = [_Rounds.of(axes.depths, axes.co_batch_tokens, beside)]
+    if waits.any():
+        crowds.append(_Rounds.of(axes.depths, axes.co_batch_tokens[:1], places))
+    prefill = _Prefill.of(fleet, axes, prompt_tokens)
+    parts = [crowd.sizes.reshape(len(places), -1) for crowd in crowds]
+    times = fleet.step_s(np.concatenate([fleet.running[:, None], prefill.sizes, *parts], axis=1))
+    at = 1 + prefill.sizes.shape[1]
+    round_s = np.where(fleet.running > 0, np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s), 0.0)
+    ttft_s = (round_s[:, None] + prefill.seconds(times[:, 1:at], fleet.running) + axes.wait_s)[:, :, None]
+    tpots_s = []
+    for crowd in crowds:
+        tpots_s.append(crowd.per_token_s(times[:, at : at + crowd.sizes[0].size], fleet.draft_s, accepted))
+        at += crowd.sizes[0].size
+    if waits.any():
         # A place is free again once per expected answer's time, over the number of places.
-        wait = np.where(waits, ahead, 0) * output_tokens / places
-        ttft_s = ttft_s + wait[:, None, None] * _tpot_s(fleet, axes, accepted, places)
-    return Prediction(np.broadcast_to(ttft_s, tpot_s.shape), tpot_s)
+        # Whose they are is not known: they are taken to be of the first class, at its best depth.
+        wait = np.where(waits, ahead, 0.0) * output_tokens / places
+        ttft_s += wait[:, None, None] * tpots_s[1].min(axis=2, keepdims=True)
+    return Prediction(ttft_s, tpots_s[0])
 
 
-def _tpot_s(fleet: Fleet, axes: Axes, accepted: Floats, requests: Integers) -> Floats:
-    """A round's time over the tokens it is expected to emit, (T(B) + draft) / τ, at the best depth up to each cap.
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """Decoding rounds [R, C, D] with so many requests running: the depth of all, and the tokens of a step.
 
-    At a depth every request is taken to be at it, since a choice made for one is made for all like it, and the engine
-    shares the class's co-batch cap equally among them: that share bounds the depth.
+    Every request is taken to be at the candidate's depth, since a choice made for one is made for all like it, and the
+    engine shares the class's co-batch cap equally among them: that share bounds the depth.
     """
-    share = np.maximum(axes.co_batch_tokens // requests[:, None] - 1, 0)
-    depths = np.minimum(axes.depths, share[:, :, None])
-    per_round = accepted[np.arange(len(requests))[:, None, None], np.minimum(depths, accepted.shape[1] - 1)]
-    round_s = fleet.step_s(requests[:, None, None] * (1 + depths)) + np.where(
-        depths > 0, fleet.draft_s[:, None, None], 0.0
-    )
-    at_depth = round_s / per_round
-    best = np.minimum.accumulate(at_depth, axis=2)
-    found: Floats = best + _REGRET * (at_depth - best)
-    return found
+
+    depths: Floats
+    sizes: Floats
+
+    @classmethod
+    def of(cls, caps: Floats, co_batch_tokens: Floats, requests: Floats) -> _Rounds:
+        share = np.maximum(np.floor(co_batch_tokens / requests[:, None]) - 1.0, 0.0)
+        depths = np.minimum(caps, share[:, :, None])
+        return cls(depths, (depths + 1.0) * requests[:, None, None])
+
+    def per_token_s(self, step_s: Floats, draft_s: Floats, accepted: Floats) -> Floats:
+        """A round's time over the tokens it should emit, (T(B) + draft) / τ, at the best depth up to each cap."""
+        index = np.minimum(self.depths, accepted.shape[1] - 1).astype(np.intp)
+        index += (np.arange(len(accepted)) * accepted.shape[1])[:, None, None]
+        round_s = step_s.reshape(self.depths.shape) + (self.depths > 0) * draft_s[:, None, None]
+        at_depth = round_s / accepted.take(index)
+        best = np.minimum.accumulate(at_depth, axis=2)
+        found: Floats = best + _REGRET * (at_depth - best)
+        return found
 
 
-def _round_in_flight_s(fleet: Fleet) -> Floats:
-    told = np.maximum(fleet.round_s, fleet.step_s(fleet.running) + fleet.draft_s)
-    found: Floats = np.where(fleet.running > 0, told, 0.0)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """Queue and prompt in whole steps and one with the rest: of all tokens a step takes, first alone, then by class.
 
-
-def _prefill_s(fleet: Fleet, axes: Axes, prompt_tokens: Integers) -> Floats:
-    """[R, C]: queue and prompt in steps as large as the curve knows; beside running requests, in their prefill share.
-
-    What the running requests' classes tolerate is not in the snapshot: the candidate's own numbers stand for it.
+    Beside running requests a prompt gets its class's share of a step. What their classes tolerate is not in the
+    snapshot: the candidate's own numbers stand for it. sizes [R, 2 (1 + C)]: whole steps, then rests; full [R, 1 + C].
     """
-    tokens = (fleet.queued_tokens + prompt_tokens)[:, None]
-    largest = fleet.largest_step[:, None]
-    alone_s = _chunked_s(fleet, tokens, largest, np.zeros_like(largest))
-    chunk = np.maximum((axes.prefill_share * axes.co_batch_tokens).astype(np.int64), 1)
-    beside_s = _chunked_s(fleet, tokens, np.minimum(chunk, largest), fleet.running[:, None])
-    found: Floats = np.where(fleet.running[:, None] > 0, np.maximum(alone_s, beside_s), alone_s)
-    return found
 
+    full: Floats
+    rest: Floats
+    sizes: Floats
 
-def _chunked_s(fleet: Fleet, tokens: Integers, chunk: Integers, beside: Integers) -> Floats:
-    """Time of as many whole chunks as fit and one with the rest, each beside so many other tokens."""
-    full, rest = np.divmod(tokens, chunk)
-    sizes = np.stack(np.broadcast_arrays(chunk + beside, rest + beside), axis=-1)
-    times = fleet.step_s(sizes)
-    found: Floats = full * times[..., 0] + np.where(rest > 0, times[..., 1], 0.0)
-    return found
+    @classmethod
+    def of(cls, fleet: Fleet, axes: Axes, prompt_tokens: Floats) -> _Prefill:
+        largest = fleet.largest_step[:, None]
+        chunk = np.concatenate([largest, np.minimum(axes.prefill_chunk, largest)], axis=1)
+        tokens = (fleet.queued_tokens + prompt_tokens)[:, None]
+        full = np.floor(tokens / chunk)
+        rest = tokens - full * chunk
+        sizes = np.concatenate([chunk, rest], axis=1)
+        beside = fleet.running[:, None]
+        sizes[:, 1 : chunk.shape[1]] += beside
+        sizes[:, chunk.shape[1] + 1 :] += beside
+        return cls(full, rest, sizes)
+
+    def seconds(self, step_s: Floats, running: Floats) -> Floats:
+        """[R, C]."""
+        ways = self.full.shape[1]
+        took_s = self.full * step_s[:, :ways] + (self.rest > 0) * step_s[:, ways:]
+        alone_s = took_s[:, :1]
+        found: Floats = np.where(running[:, None] > 0, np.maximum(alone_s, took_s[:, 1:]), alone_s)
+        return found
