@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from outrider.errors import OutriderError
 from outrider.policy import Policy, Tenant, load_policy
-from outrider.routing import Axes, Fleet, Prediction, RouteQuery, decide, predict, records
+from outrider.routing import Axes, Corrections, Fleet, Prediction, RouteQuery, Spread, decide, predict, records
 from outrider.types import BatchClass, Budgets, Decision, LoadSnapshot
 
 POLICY: Policy = load_policy(Path(__file__).resolve().parents[2] / "policies/default.yaml")
@@ -199,3 +200,36 @@ def test_the_load_test_can_fail() -> None:
     heavy = foretold(base, 10, 10)
     with pytest.raises(AssertionError):
         assert (heavy.ttft_s >= light.ttft_s * (1 - 1e-9)).all()
+
+
+Recorded = tuple[RouteQuery, dict[str, LoadSnapshot | None], Corrections]
+
+
+@settings(max_examples=150, deadline=None)
+@given(queries(), loads, st.floats(-1.0, 1.0))
+def test_explain_replays_decide(query: RouteQuery, load: dict[str, LoadSnapshot | None], shift: float) -> None:
+    """From what was recorded as JSON the same decision is made again."""
+    recorded = msgspec.json.encode((query, load, learnt(shift)))
+    assert taught(*msgspec.json.decode(recorded, type=Recorded)) == taught(query, load, learnt(shift))
+
+
+@settings(max_examples=50, deadline=None)
+@given(queries(), loads)
+def test_the_replay_test_can_fail(query: RouteQuery, load: dict[str, LoadSnapshot | None]) -> None:
+    """Negative control: replayed from another state of the predictor, what was decided is not the same."""
+    first = taught(query, load, learnt(0.0))
+    if first is not None:
+        assert taught(query, load, learnt(0.5)) != first
+
+
+def learnt(shift: float) -> Corrections:
+    spreads = {model: Spread(shift, shift + 0.3) for model in MODELS}
+    return Corrections("p16", spreads, spreads)
+
+
+def taught(query: RouteQuery, load: dict[str, LoadSnapshot | None], state: Corrections) -> Decision | None:
+    found = {name: [] if each is None else [each] for name, each in load.items()}
+    try:
+        return decide(query, found, POLICY, now_s=NOW_S, decision_id="d", predictor=state)
+    except OutriderError:
+        return None

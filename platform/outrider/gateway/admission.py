@@ -12,7 +12,7 @@ from outrider.gateway.asks import Ask, Prompt
 from outrider.gateway.encoding import Encoded, constraint_for
 from outrider.policy import ModelPolicy, Policy, Tenant
 from outrider.quality import Assessment
-from outrider.routing import RouteQuery, decide
+from outrider.routing import Corrections, RouteQuery, decide
 from outrider.text import TextModel
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, SamplingParams
 
@@ -74,6 +74,7 @@ def route(
     decision_id: str,
     default_max_tokens: int,
     assessment: Assessment = NOTHING_KNOWN,
+    learnt: Corrections | None = None,
 ) -> Decision:
     """The router's decision, with the platform's output limit where the tenant named none."""
     query = RouteQuery(
@@ -93,7 +94,7 @@ def route(
         exploration_seed=zlib.crc32(decision_id.encode()),
     )
     try:
-        decision = decide(query, loads, policy, now_s=now_s, decision_id=decision_id)
+        decision = decide(query, loads, policy, now_s=now_s, decision_id=decision_id, predictor=learnt)
     except ContextLengthExceeded as error:
         error.param = ask.prompt_field
         raise

@@ -29,6 +29,7 @@ from outrider.gateway.settings import GatewaySettings
 from outrider.policy import AUTO, Policy, Tenant
 from outrider.policy.model import DEFAULT_DOMAIN
 from outrider.quality import Assessment
+from outrider.routing import Predictor
 from outrider.text import TextModel
 from outrider.types import Decision, GenerationRequest
 
@@ -59,6 +60,7 @@ class Parts:
     accountant: Accountant
     answers: Answers
     assess: Assess
+    predictor: Predictor
 
     def fingerprint(self, model: str) -> str:
         """See GatewaySettings."""
@@ -175,6 +177,7 @@ class Opening:
             decision_id=self._call.decision_id,
             default_max_tokens=parts.settings.default_max_tokens,
             assessment=self._assessment,
+            learnt=parts.predictor.state(),
         )
 
     def _send(self, decision: Decision, prompts: Mapping[str, Encoded]) -> Requests:

@@ -26,6 +26,7 @@ from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
 from outrider.policy import AUTO, Policy, Tenant
 from outrider.quality import by_tags
+from outrider.routing import Observed, Predictor
 from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
 from outrider.types import LoadSnapshot
@@ -67,7 +68,10 @@ class Gateway:
         self._accountant = accountant or Unmetered()
         self._answers = Answers()
         self._recent = RecentDecisions(settings.recent_decisions)
-        self._parts = Parts(settings, texts, self._loads, self._entrance, self._accountant, self._answers, assess)
+        self._predictor = Predictor()
+        self._parts = Parts(
+            settings, texts, self._loads, self._entrance, self._accountant, self._answers, assess, self._predictor
+        )
         self.metrics.watch(self._loads.reported, time.time)
         self.metrics.admission.watch(self.waiting, lambda: (len(self._answers), self._answers.size_bytes))
 
@@ -179,6 +183,8 @@ class Gateway:
             outcome,
             decision,
         )
+        if decision.basis is not None and outcome.error_code is None:
+            self._predictor.observe(decision.basis, _observed(outcome, decision.basis.choices))
         self.metrics.generated(event)
         self.metrics.admission.ended(event, looked_up=admission.cache_key is not None)
         self._append(event)
@@ -237,3 +243,10 @@ class Gateway:
 def _bearer(authorization: str | None) -> str | None:
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else None
+
+
+def _observed(outcome: RequestOutcome, choices: int) -> Observed:
+    """What a prediction is paired with: the router's clock begins where the line ended."""
+    ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
+    each = round(outcome.completion_tokens / choices)
+    return Observed(ttft_s, outcome.tpot_s, (each,) * choices, outcome.rounds)

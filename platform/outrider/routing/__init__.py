@@ -4,6 +4,7 @@ from outrider.routing.corrections import Corrections, OutputLength, Spread
 from outrider.routing.decide import decide
 from outrider.routing.explanation import as_record, records
 from outrider.routing.prediction import Axes, Fleet, Prediction, predict
+from outrider.routing.predictor import Observed, Predictor
 from outrider.routing.query import RouteQuery
 from outrider.routing.roads import granted_models
 
@@ -11,8 +12,10 @@ __all__ = [
     "Axes",
     "Corrections",
     "Fleet",
+    "Observed",
     "OutputLength",
     "Prediction",
+    "Predictor",
     "RouteQuery",
     "Spread",
     "as_record",

@@ -1,0 +1,148 @@
+"""What outcomes teach: how far predictions are off, and how long answers get. No clock, no I/O; one per gateway."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from outrider.routing.corrections import Corrections, OutputLength, Spread, load_bucket, prompt_bucket
+from outrider.types import PredictionBasis
+
+__all__ = ["Observed", "Predictor"]
+
+WINDOW = 256
+"""Outcomes kept of a cell: an old load must be forgotten, and 256 place a 90 % quantile within 2 points."""
+MOST_CELLS = 1024
+REFIT_EVERY = 16
+"""Outcomes between two states: a decision must not move with every answer before it."""
+PRIOR = 12
+"""Outcomes that a cell must have to weigh as much as what is known of its model."""
+WARM_S, FRESH_S = 2.0, 3.0
+"""A replica that just started or took on another step, and a load report as old as that, prove nothing."""
+LEAST_TOKENS = 8
+"""Of an answer whose pace is worth a look."""
+LEAST_LENGTHS = 20
+LEAST_DRAFTED = 64.0
+SHIFT = math.log(4)
+"""A correction is within a factor of four: what is further off is broken, not mispredicted."""
+SPREAD = (math.log(1.05), math.log(16))
+RATIO = (0.25, 4.0)
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
+_COVERED = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What happened to a request whose prediction is known; None where it did not get that far.
+
+    ttft_s: from its decision to its first token. tpot_s: of the slowest choice. tokens: of each choice. rounds:
+    (admitted, accepted) of every decode round.
+    """
+
+    ttft_s: float | None
+    tpot_s: float | None
+    tokens: Sequence[int] = ()
+    rounds: Sequence[tuple[int, int]] = ()
+
+
+class Predictor:
+    """Fed with pairs of prediction and outcome; `state` is what `decide` takes, and changes every 16 of them.
+
+    Ratios of outcome to raw prediction are kept by model × load × prompt length and by model: their median corrects,
+    and their quantile of rank ⌈0.9 (n + 1)⌉ is what nine of ten exchangeable outcomes do not pass (conformal prediction).
+    Outliers move neither by more than their share. Of cells the least recently seen are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._ttft: OrderedDict[str, deque[float]] = OrderedDict()
+        self._tpot: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lengths: OrderedDict[str, deque[int]] = OrderedDict()
+        self._drafted: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """(expected, accepted) drafted tokens, decaying."""
+        self._count = 0
+        self._state = Corrections()
+
+    def state(self) -> Corrections:
+        """The same object until the next refit."""
+        return self._state
+
+    def observe(self, basis: PredictionBasis, observed: Observed) -> None:
+        """Take one outcome in. Cold replicas and stale reports teach nothing about times, several choices neither."""
+        if basis.warm_s >= WARM_S and basis.age_s <= FRESH_S and basis.choices == 1:
+            if observed.ttft_s is not None:
+                self._ratio(self._ttft, basis, observed.ttft_s, basis.ttft_s)
+            if observed.tpot_s is not None and sum(observed.tokens) >= LEAST_TOKENS:
+                self._ratio(self._tpot, basis, observed.tpot_s, basis.tpot_s)
+        for key in (f"{basis.tenant}/{basis.domain}/{basis.model}", f"{basis.domain}/{basis.model}", basis.model):
+            _window(self._lengths, key).extend(tokens for tokens in observed.tokens if tokens > 0)
+        self._accepted(basis, observed.rounds)
+        self._count += 1
+        if self._count % REFIT_EVERY == 0:
+            self._state = self._fitted()
+
+    def _ratio(
+        self, cells: OrderedDict[str, deque[float]], basis: PredictionBasis, happened_s: float, predicted_s: float
+    ) -> None:
+        if happened_s <= 0 or predicted_s <= 0:
+            return
+        load = load_bucket(basis.running + basis.queued, basis.places)
+        ratio = math.log(happened_s / predicted_s)
+        for key in (f"{basis.model}/{load}/{prompt_bucket(basis.prompt_tokens)}", basis.model):
+            _window(cells, key).append(ratio)
+
+    def _accepted(self, basis: PredictionBasis, rounds: Sequence[tuple[int, int]]) -> None:
+        last = len(basis.accepted) - 1
+        expected = sum(basis.accepted[min(admitted, last)] - 1.0 for admitted, _ in rounds if admitted)
+        if expected <= 0:
+            return
+        accepted = sum(accepted for admitted, accepted in rounds if admitted)
+        for key in (f"{basis.model}/{basis.domain}/{basis.tenant}", f"{basis.model}/{basis.domain}"):
+            before = self._drafted.pop(key, (0.0, 0.0))
+            self._drafted[key] = (0.99 * before[0] + expected, 0.99 * before[1] + accepted)
+            if len(self._drafted) > MOST_CELLS:
+                self._drafted.popitem(last=False)
+
+    def _fitted(self) -> Corrections:
+        lengths = {key: _length(each) for key, each in self._lengths.items() if len(each) >= LEAST_LENGTHS}
+        survival = {
+            key: min(max(accepted / expected, RATIO[0]), RATIO[1])
+            for key, (expected, accepted) in self._drafted.items()
+            if expected >= LEAST_DRAFTED
+        }
+        return Corrections(f"p{self._count}", dict(_spreads(self._ttft)), dict(_spreads(self._tpot)), lengths, survival)
+
+
+def _window(cells: OrderedDict[str, deque], key: str) -> deque:  # type: ignore[type-arg]
+    """The cell's window, the last to be dropped."""
+    window = cells.pop(key, None)
+    if window is None:
+        window = deque(maxlen=WINDOW)
+    cells[key] = window
+    if len(cells) > MOST_CELLS:
+        cells.popitem(last=False)
+    return window
+
+
+def _spreads(cells: OrderedDict[str, deque[float]]) -> Iterator[tuple[str, Spread]]:
+    """Of each cell, drawn towards its model's by how little is known of it; the model's towards no correction."""
+    models = {key: _spread(each, Spread()) for key, each in cells.items() if "/" not in key}
+    yield from models.items()
+    for key, each in cells.items():
+        if "/" in key:
+            yield key, _spread(each, models.get(key.partition("/")[0], Spread()))
+
+
+def _spread(ratios: Sequence[float], prior: Spread) -> Spread:
+    ordered, share = sorted(ratios), len(ratios) / (len(ratios) + PRIOR)
+    rank = min(len(ordered), math.ceil(_COVERED * (len(ordered) + 1)))
+    median = share * ordered[len(ordered) // 2] + (1 - share) * prior.median
+    upper = share * ordered[rank - 1] + (1 - share) * prior.upper
+    median = min(max(median, -SHIFT), SHIFT)
+    return Spread(median, min(max(upper, median + SPREAD[0]), median + SPREAD[1]))
+
+
+def _length(lengths: Sequence[int]) -> OutputLength:
+    ordered = sorted(lengths)
+    return OutputLength(tuple((q, float(ordered[min(len(ordered) - 1, int(q * len(ordered)))])) for q in _QUANTILES))
