@@ -51,7 +51,7 @@ class Predictor:
     """Fed with pairs of prediction and outcome; `state` is what `decide` takes, and changes every 16 of them.
 
     Ratios of outcome to raw prediction are kept by model × load × prompt length and by model: their median corrects,
-    and their quantile of rank ⌈0.9 (n + 1)⌉ is what nine of ten exchangeable outcomes do not pass (conformal prediction).
+    and their quantile of rank ⌈0.9 (n + 1)⌉ is what nine of ten alike do not pass (conformal prediction).
     Outliers move neither by more than their share. Of cells the least recently seen are dropped.
     """
 
