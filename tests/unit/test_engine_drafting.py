@@ -249,3 +249,18 @@ def test_a_projection_from_another_drafter_is_refused(engine: Engine, pair: Tiny
     other = make_drafter(tmp_path / "other", pair.target, seed=9)
     with pytest.raises(DrafterMismatch, match="fingerprint"):
         in_process_link(engine, other)
+
+
+def test_a_replica_is_cold_again_with_another_step_or_drafter(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it did before says nothing of what it does now: the router's predictor must know."""
+    engine = make_engine(pair.target, pair.drafter)
+    clock_s = [engine._changed_s]
+    monkeypatch.setattr("outrider.engine.engine.time.monotonic", lambda: clock_s[0])
+    clock_s[0] += 60.0
+    assert engine.snapshot().warm_s == pytest.approx(60.0)
+    engine.attach_drafter(in_process_link(engine, pair.drafter))
+    assert engine.snapshot().warm_s == 0.0
+    clock_s[0] += 60.0
+    assert engine.snapshot().warm_s == pytest.approx(60.0)
+    monkeypatch.setattr(type(engine.target), "step_kind", "another")
+    assert engine.snapshot().warm_s == 0.0

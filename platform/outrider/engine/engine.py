@@ -75,6 +75,7 @@ class Engine:
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
         self._planner = Planner(settings, self.costing, self.drafting)
         self.epoch = secrets.randbits(63)
+        self._changed_s, self._step_kind = time.monotonic(), target.step_kind
         self._keys = itertools.count(secrets.randbits(48) << 14)
         self._meters = RoundMeters(target.projection.block_size if target.projection else 0)
 
@@ -163,6 +164,7 @@ class Engine:
     def attach_drafter(self, link: DraftLink) -> None:
         """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
         self.drafting.attach(link, self._roster.everyone)
+        self._changed_s = time.monotonic()
         self._meters.follow(link.welcome.block_size)
         self._planner.follow(self._roster.everyone)
         self.costing.meet(link.welcome.name)
@@ -194,6 +196,7 @@ class Engine:
         if not self.costing.renew(self.drafting, self.cache):
             return False
         self._planner.forget()
+        self._changed_s = time.monotonic()
         _log.info("the costs of %s's %s step were measured", self.settings.model, self.target.step_kind)
         return True
 
@@ -342,4 +345,12 @@ class Engine:
             context_tokens=self.context_tokens,
             max_running_requests=self.settings.max_running_requests,
             calibration=self._observer.reports if ready else (),
+            warm_s=self._warm_s(),
         )
+
+    def _warm_s(self) -> float:
+        """How long it has run with this step, these costs and this drafter."""
+        now_s, kind = time.monotonic(), self.target.step_kind
+        if kind != self._step_kind:  # a compiled step was swapped in
+            self._step_kind, self._changed_s = kind, now_s
+        return now_s - self._changed_s
