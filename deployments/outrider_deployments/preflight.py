@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outrider.errors import ModelDirectoryError, PolicyError
+from outrider.errors import ConfigurationError, ModelDirectoryError, PolicyError
 from outrider.scheduling import read_costs
 from outrider_deployments.config import AppConfig, ModelConfig, database_url, model_directory, resolve_path
 
 if TYPE_CHECKING:
+    from outrider.policy import Policy
     from outrider.policy.sources import Source
 
 __all__ = ["ModelPaths", "Preflight", "check", "documents_of"]
+
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,19 @@ def check(config: AppConfig) -> Preflight:
         raise PolicyError(
             f"{config.policy}: no entry under `models` for '{unpriced[0]}', which this configuration serves"
         )
+    _check_operators(config, policy)
     return Preflight(documents, database_url(config.database), models, _check_quality(config.quality))
+
+
+def _check_operators(config: AppConfig, policy: Policy) -> None:
+    """Whoever has read the documentation may not change the policy from another machine."""
+    listen = config.gateway.listen
+    if listen is not None and listen.host not in LOOPBACK and policy.accepts_demo_operator_key:
+        raise ConfigurationError(
+            f"{config.policy}: the documented operator key would be taken on {listen.host}: replace it with what "
+            "`outrider keys new --operator` prints, or listen on 127.0.0.1",
+            param="operators",
+        )
 
 
 def documents_of(policy: str, teams: Sequence[str] = ()) -> tuple[Source, ...]:

@@ -149,7 +149,7 @@ def _serve(options: Options, config: AppConfig, console: Console, signals: Signa
             f"own beside it. To use that one instead: RAY_ADDRESS={other} serve run {options.config}"
         )
     with console.status("checking models and policy") as status:
-        _check(config, console)
+        _check(config, options, console)
         signals.check()
         try:
             status.update("starting Ray")
@@ -169,9 +169,15 @@ def _serve(options: Options, config: AppConfig, console: Console, signals: Signa
             console.print("stopped")
 
 
-def _check(config: AppConfig, console: Console) -> None:
+def _listening(config: AppConfig, options: Options) -> AppConfig:
+    """The configuration with the address of the command line."""
+    listen = ListenConfig(host=options.host, port=options.port)
+    return config.model_copy(update={"gateway": config.gateway.model_copy(update={"listen": listen})})
+
+
+def _check(config: AppConfig, options: Options, console: Console) -> None:
     """Everything that can be found out before a process is started."""
-    preflight.check(config)
+    preflight.check(_listening(config, options))
     for name, model in config.models.items():
         if model.drafter is None:
             console.print(f"{name}: no drafter configured, every round is plain decoding")
@@ -183,7 +189,7 @@ def _redeploy_on_request(options: Options, console: Console, status: Status, sig
         signals.wait_for_reload()
         try:
             config = load_config(options.config, policy=options.policy, database=options.database)
-            _check(config, console)
+            _check(config, options, console)
             _deploy(config, options, console, status, signals)
         except OutriderError as error:
             status.stop()
@@ -200,8 +206,7 @@ def _deploy(config: AppConfig, options: Options, console: Console, status: Statu
     status.start()
     status.update("starting Serve")
     serve.start(proxy_location="Disabled")
-    listen = ListenConfig(host=options.host, port=options.port)
-    config = config.model_copy(update={"gateway": config.gateway.model_copy(update={"listen": listen})})
+    config = _listening(config, options)
     target = serve.RunTarget(target=build(config), name=APPLICATION, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
     await_ready(APPLICATION, options.url, config, report=status.update, check=signals.check)

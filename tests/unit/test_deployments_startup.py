@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from outrider.errors import CurveError, DrafterMismatch, ModelDirectoryError, QualityFileError
+from outrider.errors import ConfigurationError, CurveError, DrafterMismatch, ModelDirectoryError, QualityFileError
 from outrider.quality import load_assessor
 from outrider.scheduling import CostModel, CostSubject, StepCostCurve, write_costs
 from outrider_deployments import local_ray, serve_local
@@ -148,6 +148,20 @@ def test_a_quality_file_is_loaded_before_anything_starts(tmp_path: Path) -> None
     broken.write_bytes(b"nothing")
     with pytest.raises(QualityFileError, match="broken"):
         check(AppConfig.parse(values | {"quality": str(broken)}, source="test"))
+
+
+def test_the_documented_operator_key_is_refused_beyond_this_machine() -> None:
+    values = _arguments(Path("deployments/outrider_deployments/configs/local.yaml"))
+    gateway = values["gateway"]
+    for host in ("127.0.0.1", "::1"):
+        check(AppConfig.parse(values | {"gateway": gateway | {"listen": {"host": host}}}, source="test"))
+    with pytest.raises(ConfigurationError, match=r"documented operator key would be taken on 0\.0\.0\.0"):
+        check(AppConfig.parse(values | {"gateway": gateway | {"listen": {"host": "0.0.0.0"}}}, source="test"))
+
+
+def _arguments(config: Path) -> dict[str, Any]:
+    arguments: dict[str, Any] = yaml.safe_load(config.read_text("utf-8"))["applications"][0]["args"]
+    return arguments
 
 
 def test_a_served_model_the_policy_does_not_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
