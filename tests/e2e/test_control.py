@@ -103,7 +103,7 @@ def _priced(policy: dict[str, Any], output_usd: float) -> dict[str, Any]:
 
 def _ledger(platform: PlatformProcess) -> dict[str, int]:
     """Completion tokens by decision, as another connection to the database sees them."""
-    with sqlite3.connect(f"file:{platform.state}/outrider.db?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"file:{platform.folder}/outrider.db?mode=ro", uri=True) as connection:
         return dict(connection.execute("SELECT decision_id, completion_tokens FROM ledger"))
 
 
@@ -220,7 +220,7 @@ def test_a_budget_over_two_gateways_is_never_overspent(platform: PlatformProcess
 
 
 def _spent_usd(platform: PlatformProcess) -> float:
-    with sqlite3.connect(f"file:{platform.state}/outrider.db?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"file:{platform.folder}/outrider.db?mode=ro", uri=True) as connection:
         nusd: int = connection.execute("SELECT COALESCE(SUM(cost_nusd), 0) FROM ledger").fetchone()[0]
     return nusd / 1e9
 

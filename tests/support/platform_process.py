@@ -48,8 +48,8 @@ class PlatformProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         path = os.pathsep.join(part for part in sys.path if part)
-        self.state = Path(tempfile.mkdtemp(prefix="outrider-state-"))
-        self.database = f"sqlite:///{self.state}/outrider.db"
+        self.folder = Path(tempfile.mkdtemp(prefix="outrider-state-"))
+        self.database = f"sqlite:///{self.folder}/outrider.db"
         command = [sys.executable, "-u", "-m", "outrider_deployments.serve_local", "--port", str(self.port)]
         if "--database" not in arguments:
             command += ["--database", self.database]
