@@ -115,14 +115,3 @@ class Corrections:
         """Drafted tokens accepted ÷ what the replica's own mean over all traffic foretells."""
         keys = (f"{model}/{domain}/{tenant}", f"{model}/{domain}")
         return next((self.survival[key] for key in keys if key in self.survival), 1.0)
-
-    def concerning(self, tenant: str, domain: str) -> Corrections:
-        """Only what a request of that tenant and domain looks at: small enough for its event."""
-
-        def ours(key: str) -> bool:
-            parts = key.split("/")
-            return len(parts) == 1 or (len(parts) == 2 and domain in parts) or {tenant, domain} <= set(parts)
-
-        lengths = {key: each for key, each in self.lengths.items() if ours(key)}
-        survival = {key: each for key, each in self.survival.items() if ours(key)}
-        return Corrections(self.version, self.ttft, self.tpot, lengths, survival)

@@ -61,6 +61,9 @@ class Predictor:
         self._lengths: OrderedDict[str, deque[int]] = OrderedDict()
         self._drafted: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """(expected, accepted) drafted tokens, decaying."""
+        self._known: dict[str, OutputLength] = {}
+        self._touched: set[str] = set()
+        """Cells of lengths, one per tenant and more, since the last refit: only these are fitted again."""
         self._count = 0
         self._state = Corrections()
 
@@ -77,6 +80,7 @@ class Predictor:
                 self._ratio(self._tpot, basis, observed.tpot_s, basis.tpot_s)
         for key in (f"{basis.tenant}/{basis.domain}/{basis.model}", f"{basis.domain}/{basis.model}", basis.model):
             _window(self._lengths, key).extend(tokens for tokens in observed.tokens if tokens > 0)
+            self._touched.add(key)
         self._accepted(basis, observed.rounds)
         self._count += 1
         if self._count % REFIT_EVERY == 0:
@@ -105,7 +109,12 @@ class Predictor:
                 self._drafted.popitem(last=False)
 
     def _fitted(self) -> Corrections:
-        lengths = {key: _length(each) for key, each in self._lengths.items() if len(each) >= LEAST_LENGTHS}
+        lengths = {key: self._known[key] for key in (self._known.keys() & self._lengths.keys()) - self._touched}
+        for key in self._touched & self._lengths.keys():
+            if len(self._lengths[key]) >= LEAST_LENGTHS:
+                lengths[key] = _length(self._lengths[key])
+        self._known = lengths
+        self._touched.clear()
         survival = {
             key: min(max(accepted / expected, RATIO[0]), RATIO[1])
             for key, (expected, accepted) in self._drafted.items()
