@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from outrider.errors import AccountingUnavailable, NotReady, OutriderError
+from outrider_deployments.causes import raised_there
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -103,8 +104,6 @@ class ControlClient:
         try:
             return await getattr(self._handle, method).remote(*arguments)
         except OutriderError as error:
-            # Ray raises an instance of both its own error and the replica's, which it keeps as `cause`.
-            cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, OutriderError) else error) from None
+            raise raised_there(error) from None
         except Exception as error:
             raise away(AWAY, retry_after_s=RETRY_S) from error

@@ -123,12 +123,10 @@ def served_policy(documents: Documents, served: Collection[str]) -> Policy:
     """The policy of documents. Raises PolicyError where it does not load or says nothing of a model that is served."""
     from outrider.policy import parse_policies
 
-    report = parse_policies(documents[0], documents[1:])
-    if report.policy is None:
-        raise PolicyError("\n".join(map(str, report.problems)))
-    if missing := sorted(set(served) - set(report.policy.models)):
+    policy = parse_policies(documents[0], documents[1:]).accepted()
+    if missing := sorted(set(served) - set(policy.models)):
         raise PolicyError(f"no entry under `models` for '{missing[0]}', which is served here")
-    return report.policy
+    return policy
 
 
 async def _first_policy(follower: Follower) -> None:

@@ -49,10 +49,7 @@ def check(config: AppConfig) -> Preflight:
     from outrider.policy import parse_policies
 
     documents = documents_of(config.policy, config.teams)
-    report = parse_policies(documents[0], documents[1:])
-    if report.policy is None:
-        raise PolicyError("\n".join(map(str, report.problems)))
-    policy = report.policy
+    policy = parse_policies(documents[0], documents[1:]).accepted()
     models = {name: _check_model(name, model) for name, model in config.models.items()}
     if unpriced := sorted(set(models) - set(policy.models)):
         raise PolicyError(

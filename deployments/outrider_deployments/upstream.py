@@ -13,6 +13,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from outrider.errors import InvalidRequest, NotReady, OutriderError, TargetLost
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
+from outrider_deployments.causes import raised_there
 from outrider_deployments.token_channel import RoundMessage, TokenReceiver
 
 __all__ = ["EventPace", "GenerateCall", "ServeUpstream", "TargetHandle", "Upstreams"]
@@ -147,9 +148,7 @@ class ServeUpstream:
             await asyncio.sleep(LAST_CHUNK_S)
             arrived.put_nowait(TargetLost("the target ended the request but its last tokens never arrived"))
         except OutriderError as error:
-            # Ray raises an instance of both its own error and the replica's, which it keeps as `cause`.
-            cause = getattr(error, "cause", None)
-            arrived.put_nowait(cause if isinstance(cause, OutriderError) else error)
+            arrived.put_nowait(raised_there(error))
         except asyncio.CancelledError:
             arrived.put_nowait(NotReady("the target was stopped before it took the request"))
             raise

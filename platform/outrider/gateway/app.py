@@ -25,7 +25,7 @@ from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.spending import OutcomeBody, add_spending
 from outrider.gateway.tokens import DetokenizeBody, TokenizeBody, detokenized, tokenized
 from outrider.gateway.upstream import Upstream
-from outrider.gateway.validation import decode_object
+from outrider.gateway.validation import decode_object, whole_body
 from outrider.policy import Policy, Tenant
 from outrider.quality import by_tags
 from outrider.telemetry import EventLog, Metrics
@@ -166,12 +166,7 @@ async def _read(request: Request, limit: int) -> bytes:
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
         raise InvalidRequest("send the body as 'content-type: application/json' in UTF-8", param="content-type")
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
-            raise RequestTooLarge(f"the body is longer than {limit} bytes")
-    return bytes(data)
+    return await whole_body(request, limit, RequestTooLarge(f"the body is longer than {limit} bytes"))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

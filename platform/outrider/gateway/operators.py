@@ -12,7 +12,7 @@ from pydantic import Field
 from outrider.errors import DatabaseError, InvalidRequest, OutriderError, PolicyConflict, PolicyError
 from outrider.gateway.errors import error_body
 from outrider.gateway.schema import checked
-from outrider.gateway.validation import Body, decode_object
+from outrider.gateway.validation import Body, decode_object, whole_body
 from outrider.policy import json_schema
 from outrider.policy.control import PolicyControl
 from outrider.policy.sources import Source
@@ -113,12 +113,8 @@ async def _answered(ask: Callable[[], Awaitable[object]]) -> Response:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MOST_BYTES:
-            raise InvalidRequest(f"the documents are longer than {MOST_BYTES} bytes together")
-    return decode_object(bytes(data))
+    too_long = InvalidRequest(f"the documents are longer than {MOST_BYTES} bytes together")
+    return decode_object(await whole_body(request, MOST_BYTES, too_long))
 
 
 def _json(value: object) -> Response:

@@ -8,16 +8,27 @@ from typing import Any
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
 
-from outrider.errors import InvalidRequest
+from outrider.errors import InvalidRequest, RequestTooLarge
 
-__all__ = ["Body", "decode_object", "first_fault"]
+__all__ = ["Body", "decode_object", "first_fault", "whole_body"]
 
 
 class Body(BaseModel):
     """Everything a tenant sends as JSON: nothing unknown, nothing converted, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+async def whole_body(request: Request, limit_bytes: int, too_long: InvalidRequest | RequestTooLarge) -> bytes:
+    """All that was sent. Raises `too_long` as soon as it is more than the limit."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit_bytes:
+            raise too_long
+    return bytes(data)
 
 
 def decode_object(data: bytes) -> dict[str, Any]:

@@ -30,16 +30,19 @@ class PolicyReport:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
+    def accepted(self) -> Policy:
+        """The policy. Raises PolicyError with one `file:line:column: field: text` per line."""
+        if self.policy is None:
+            raise PolicyError("\n".join(map(str, self.problems)))
+        return self.policy
+
 
 def load_policy(path: str | os.PathLike[str], teams: Iterable[str | os.PathLike[str]] = ()) -> Policy:
     """Read, check and compile a platform's file with its teams' files, or a directory that holds them.
 
     Raises PolicyError with one `file:line:column: field: text` per line, all errors of all documents together.
     """
-    report = check_policy(path, teams)
-    if report.policy is None:
-        raise PolicyError("\n".join(map(str, report.problems)))
-    return report.policy
+    return check_policy(path, teams).accepted()
 
 
 def check_policy(

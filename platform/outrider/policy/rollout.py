@@ -123,10 +123,8 @@ class Rollout:
         author: names the configuration; each is compared with itself alone, so that two do not take turns for ever.
         """
         async with self._changing:
-            checked = self.check(documents, judge_days=False)
-            if checked.policy is None:
-                await self._refuse(author, reason, _listed(checked.problems))
-                raise PolicyError(_listed(checked.problems))
+            checked = await self._accepted(documents, author, reason, judge_days=False)
+            assert checked.policy is not None
             if await self._changed(checked.policy.version, author, reason):
                 await self._roll(documents, checked, "seed", author, reason, None)
 
@@ -159,10 +157,7 @@ class Rollout:
     ) -> tuple[StoredPolicy, Checked]:
         """Put documents in force everywhere, or raise PolicyError, PolicyConflict, DatabaseError and change nothing."""
         async with self._changing:
-            checked = self.check(documents)
-            if checked.policy is None:
-                await self._refuse(author, reason, _listed(checked.problems))
-                raise PolicyError(_listed(checked.problems))
+            checked = await self._accepted(documents, author, reason)
             return await self._roll(documents, checked, "apply", author, reason, expected_parent), checked
 
     async def rollback(self, number: int | None, *, author: str, reason: str) -> tuple[StoredPolicy, Checked]:
@@ -172,10 +167,8 @@ class Rollout:
             if wanted < 1:
                 raise PolicyConflict("there is no version before this one")
             old = await asyncio.to_thread(self._store.version, wanted)
-            checked = self.check(old.documents, judge_days=False)
-            if checked.policy is None:
-                await self._refuse(author, reason, _listed(checked.problems))
-                raise PolicyError(f"version {wanted} no longer loads:\n{_listed(checked.problems)}")
+            stale = f"version {wanted} no longer loads:\n"
+            checked = await self._accepted(old.documents, author, reason, judge_days=False, words=stale)
             stored = await self._roll(old.documents, checked, "rollback", author, reason, None, restores=wanted)
             return stored, checked
 
@@ -277,6 +270,16 @@ class Rollout:
         attempt = self._attempt
         self._committing = asyncio.ensure_future(commit())
         return await asyncio.shield(self._committing)
+
+    async def _accepted(
+        self, documents: Documents, author: str, reason: str, *, judge_days: bool = True, words: str = ""
+    ) -> Checked:
+        """What has a policy. Raises PolicyError, after `words`, and puts the refusal on record."""
+        checked = self.check(documents, judge_days=judge_days)
+        if checked.policy is None:
+            await self._refuse(author, reason, _listed(checked.problems))
+            raise PolicyError(words + _listed(checked.problems))
+        return checked
 
     async def _refuse(self, actor: str, reason: str, detail: str) -> None:
         entry = AuditEntry(self._clock(), actor, "refused", None, None, reason, detail)
