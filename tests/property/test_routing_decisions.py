@@ -190,7 +190,9 @@ def test_more_load_never_lowers_the_predicted_ttft(
     heavier = dataclasses.replace(snapshot, **{name: getattr(snapshot, name) + extra for name, extra in more.items()})
     light = foretold(snapshot, prompt_tokens, output_tokens)
     heavy = foretold(heavier, prompt_tokens, output_tokens)
-    assert (heavy.ttft_s >= light.ttft_s * (1 - 1e-9)).all()
+    company = heavier.running_requests > 0 and snapshot.running_requests == 0
+    spared_s = AXES.wait_s[:, None] if company else 0.0  # who finds others running does not wait for company
+    assert (heavy.ttft_s + spared_s >= light.ttft_s * (1 - 1e-9)).all()
 
 
 def test_the_load_test_can_fail() -> None:

@@ -77,7 +77,12 @@ def test_ttft_of_an_idle_replica_is_its_prefill() -> None:
     assert found(IDLE, 0, prompt=50).ttft_s == pytest.approx(5.9)
     assert found(IDLE, 0, prompt=101).ttft_s == pytest.approx(11.0)
     assert found(IDLE, 0, prompt=111).ttft_s == pytest.approx(11.0 + 1.9)
+
+
+def test_a_class_waits_for_company_only_where_nobody_runs() -> None:
     assert found(IDLE, 0, prompt=50, wait_s=2.0).ttft_s == pytest.approx(7.9)
+    busy = loaded(running_requests=2, round_s=3.0)
+    assert found(busy, 0, prompt=50, wait_s=2.0).ttft_s == found(busy, 0, prompt=50).ttft_s
 
 
 def test_ttft_counts_queue_and_what_runs() -> None:

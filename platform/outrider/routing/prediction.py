@@ -122,9 +122,9 @@ def predict(
 ) -> Prediction:  # fmt: skip
     """Raw times of one more request; prompt_tokens (not cached), output_tokens, accepted_ratio: [R].
 
-    TTFT never falls when the queue or the running requests grow. It is the wait for a free place, for company (batch
-    class), for the round in flight, and for queue and prompt to be prefilled beside what runs. TPOT is with its
-    choices running beside what runs, or with all places taken.
+    TTFT is the wait for a free place, for the round in flight or, where nobody runs, for company (batch class), and for
+    queue and prompt to be prefilled beside what runs. It never falls when the queue grows, nor when more run where
+    some do. TPOT is with its choices running beside what runs, or with all places taken.
     """
     places = np.where(fleet.places > 0, fleet.places, fleet.running + choices)
     beside = np.minimum(fleet.running + choices, places)
@@ -140,8 +140,9 @@ def predict(
     parts = [crowd.sizes.reshape(len(places), -1) for crowd in crowds]
     times = fleet.step_s(np.concatenate([fleet.running[:, None], prefill.sizes, *parts], axis=1))
     at = 1 + prefill.sizes.shape[1]
-    round_s = np.where(fleet.running > 0, np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s), 0.0)
-    ttft_s = (round_s[:, None] + prefill.seconds(times[:, 1:at], fleet.running) + axes.wait_s)[:, :, None]
+    round_s = np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s)
+    before_s = np.where(fleet.running[:, None] > 0, round_s[:, None], axes.wait_s)
+    ttft_s = (before_s + prefill.seconds(times[:, 1:at], fleet.running))[:, :, None]
     tpots_s = []
     for crowd in crowds:
         tpots_s.append(crowd.per_token_s(times[:, at : at + crowd.sizes[0].size], fleet.draft_s, accepted))
