@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +33,14 @@ _EQUAL = 1e-12
 class Choice:
     """The winner (road, class, depth) as a flat index, and how it came to win; arrays are [R, C, D].
 
-    misses: by promise, the most important first: by how much, relative to it, each candidate misses it. kept_all: how
-    many candidates keep every limit and promise.
+    promises: those that some candidate misses, the most important first. misses [M, R, C, D]: by how much, relative to
+    the promise. kept_all: how many candidates keep every limit and promise.
     """
 
     winner: int
     open_: Flags
-    misses: dict[str, Floats]
+    promises: tuple[str, ...]
+    misses: Floats
     score: Floats
     propensity: float
     explored: bool
@@ -60,19 +60,16 @@ def feasible(times: Times, query: RouteQuery) -> dict[str, Flags]:
 
 def choose(forecast: Forecast, query: RouteQuery, policy: Policy, rules: EffectiveRoute, open_: Flags) -> Choice:
     """The best of the open candidates, or with the policy's share of exploration any that keeps everything."""
-    misses = _misses(forecast, query, rules)
+    promises, misses = _misses(forecast, query, rules)
     score = _score(forecast, rules.objective, policy.routing.balance)
     late = forecast.late
-    best = _best(open_, [*misses.values(), score, late.e2e_s, forecast.cost_usd, -forecast.quality, late.ttft_s])
-    keeping = open_
-    for miss in misses.values():
-        keeping = keeping & (miss <= 0.0)
-    kept_all = int(keeping.sum())
+    best = _best(open_, [*misses, score, late.e2e_s, forecast.cost_usd, -forecast.quality, late.ttft_s])
+    keeping = open_ & (misses <= 0.0).all(axis=0) if promises else open_
+    kept_all = int(np.count_nonzero(keeping))
     share = policy.routing.exploration if kept_all else 0.0
-    equals = _equals(forecast, best)
-    draw = random.Random(query.exploration_seed)
-    explores, pick, exploit_pick = draw.random() < share, draw.random(), draw.random()
-    exploit = [_deepest(at, open_, [*misses.values()], (late.tpot_s, late.e2e_s)) for at in equals]
+    chance, pick, exploit_pick = _draws(query.exploration_seed)
+    explores = chance < share
+    exploit = [_deepest(at, open_, misses, forecast.block[4:6]) for at in _equals(forecast, best)]
     if explores:
         winner = int(np.flatnonzero(keeping)[int(pick * kept_all)])
     else:
@@ -80,24 +77,40 @@ def choose(forecast: Forecast, query: RouteQuery, policy: Policy, rules: Effecti
     propensity = share / kept_all if kept_all and keeping.flat[winner] else 0.0
     if winner in exploit:
         propensity += (1.0 - share) / len(exploit)
-    return Choice(winner, open_, misses, score, propensity, explores and winner not in exploit, kept_all)
+    explored = explores and winner not in exploit
+    return Choice(winner, open_, promises, misses, score, propensity, explored, kept_all)
 
 
-def _misses(forecast: Forecast, query: RouteQuery, rules: EffectiveRoute) -> dict[str, Floats]:
-    """Promises that are out of reach for some candidate, those that the tier never gives up first."""
-    tier, budgets, late = query.tenant.tier, query.budgets, forecast.late
-    targets = (
-        ("ttft", late.ttft_s, tier.ttft_s if budgets.ttft_s is None else budgets.ttft_s),
-        ("tpot", late.tpot_s, tier.tpot_s if budgets.tpot_s is None else budgets.tpot_s),
-        ("deadline", late.e2e_s, tier.deadline_s if budgets.deadline_s is None else budgets.deadline_s),
-    )
-    found = {name: np.maximum(column / target - 1.0, 0.0) for name, column, target in targets if target is not None}
+def _draws(seed: int) -> tuple[float, float, float]:
+    """Three numbers in [0, 1), uniform over seeds. Seeding a generator costs several times as much."""
+    digest = blake2b(b"%d" % seed, digest_size=18).digest()
+    whole = (int.from_bytes(digest[at : at + 6], "little") for at in (0, 6, 12))
+    first, second, third = (each / (1 << 48) for each in whole)
+    return first, second, third
+
+
+def _misses(forecast: Forecast, query: RouteQuery, rules: EffectiveRoute) -> tuple[tuple[str, ...], Floats]:
+    """Promises that are out of reach for some candidate, those that the tier never gives up first; see Choice."""
+    tier, budgets = query.tenant.tier, query.budgets
+    targets = {
+        "ttft": tier.ttft_s if budgets.ttft_s is None else budgets.ttft_s,
+        "tpot": tier.tpot_s if budgets.tpot_s is None else budgets.tpot_s,
+        "deadline": tier.deadline_s if budgets.deadline_s is None else budgets.deadline_s,
+    }
+    late = forecast.block[3:6]
+    found = np.zeros((len(targets) + 1, *late.shape[1:]))
+    scales = np.array([np.inf if each is None else each for each in targets.values()])
+    np.divide(late, scales[:, None, None, None], out=found[:3])
+    found[:3] -= 1.0
     if rules.quality is not None:
-        found["quality"] = np.maximum(rules.quality - forecast.quality, 0.0)
+        np.subtract(rules.quality, forecast.quality, out=found[3])
+    np.maximum(found, 0.0, out=found)
+    most = found.reshape(len(found), -1).max(axis=1)
+    missed = [(name, at) for at, name in enumerate((*targets, "quality")) if most[at] > 0.0]
     # Given up first is what matters least: it comes last. What is not listed is never given up: it comes first.
     given_up: dict[str, int] = {name: place for place, name in enumerate(tier.degrade)}
-    order = sorted(found, key=lambda name: -given_up.get(name, len(given_up)))
-    return {name: found[name] for name in order if found[name].any()}
+    missed.sort(key=lambda each: -given_up.get(each[0], len(given_up)))
+    return tuple(name for name, _ in missed), found[[at for _, at in missed]]
 
 
 def _score(forecast: Forecast, objective: str, balance: Balance) -> Floats:
@@ -139,7 +152,7 @@ def _equals(forecast: Forecast, best: int) -> list[int]:
     return [at * classes * depths + rest for at in sorted(same, key=lambda at: roads[at].snapshot.replica)]
 
 
-def _deepest(at: int, open_: Flags, misses: Sequence[Floats], times: Sequence[Floats]) -> int:
+def _deepest(at: int, open_: Flags, misses: Floats, times: Floats) -> int:
     """The largest depth cap on the same replica and class that costs no promise and no more time than noise.
 
     A cap is a bound: the engine verifies less whenever its live price says so, and cannot verify more. So a cap that
@@ -147,14 +160,8 @@ def _deepest(at: int, open_: Flags, misses: Sequence[Floats], times: Sequence[Fl
     """
     depths = int(open_.shape[2])
     row, depth = divmod(at, depths)
-
-    def by_depth(column: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = column.reshape(-1, depths)[row]
-        return found
-
-    allowed = by_depth(open_).copy()
-    for column in map(by_depth, misses):
-        allowed &= column <= column[depth]
-    for column in map(by_depth, times):
-        allowed &= column <= column[depth] * (1.0 + _NOISE)
+    missed, took = (each.reshape(len(each), open_.size // depths, depths)[:, row] for each in (misses, times))
+    allowed = (missed <= missed[:, depth : depth + 1]).all(axis=0)
+    allowed &= (took <= took[:, depth : depth + 1] * (1.0 + _NOISE)).all(axis=0)
+    allowed &= open_.reshape(-1, depths)[row]
     return row * depths + int(np.flatnonzero(allowed)[-1])

@@ -65,10 +65,9 @@ class _Grid:
 
     def existing(self, roads: Sequence[Road]) -> Flags:
         """[R, C, D]: without a drafter there is one depth, 0."""
-        ready = np.array([road.snapshot.drafter_ready for road in roads])[:, None, None]
-        exists = np.empty((len(roads), self.axes.wait_s.size, self.axes.depths.size), dtype=np.bool_)
-        exists[:] = np.where(ready, self.drafting, self.axes.depths == 0)
-        return exists
+        plain = self.axes.depths == 0
+        rows = [self.drafting if road.snapshot.drafter_ready else plain for road in roads]
+        return np.repeat(np.array(rows)[:, None, :], self.axes.wait_s.size, axis=1)
 
 
 @lru_cache(maxsize=256)

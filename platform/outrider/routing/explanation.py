@@ -61,7 +61,7 @@ class Ranking:
         if dropped := int((self.exists & ~choice.open_).sum()):
             yield f"{dropped} of {int(self.exists.sum())} candidates break a limit of the request"
         yield from (f"left out: {closure.why}" for closure in self.closures)
-        if missed := [each for each, miss in choice.misses.items() if miss.flat[winner] > 0]:
+        if missed := [each for each, miss in zip(choice.promises, choice.misses, strict=True) if miss.flat[winner] > 0]:
             yield (
                 f"no candidate keeps the targets of tier {tier.name} better: {' and '.join(missed)} missed "
                 f"(given up in this order: {', '.join(tier.degrade) or 'nothing'})"
@@ -84,13 +84,13 @@ class Ranking:
 def packed(ranking: Ranking) -> Candidates:
     """All candidates as an event keeps them."""
     found, choice = ranking.forecast, ranking.choice
-    flags = np.where(ranking.exists, 0, _MISSING)
+    flags = np.where(ranking.exists, np.uint8(0), np.uint8(_MISSING))
     for name, kept in ranking.keeps.items():
-        flags = flags | np.where(kept, 0, BREAKS[name])
-    misses = tuple(f"misses_{name}" for name in choice.misses)
-    block = np.stack(
-        [*found.block[: len(_TIMES)], choice.score, *choice.misses.values()], dtype="<f4", casting="unsafe"
-    )
+        flags[~kept] |= BREAKS[name]
+    misses = tuple([f"misses_{name}" for name in choice.promises])
+    block = np.empty((len(_TIMES) + 1 + len(misses), flags.size), dtype="<f4")
+    for rows, values in ((slice(6), found.block[:6]), (slice(6, 7), choice.score), (slice(7, None), choice.misses)):
+        block[rows] = values.reshape(-1, flags.size)
     return Candidates(
         roads=tuple([(road.model.name, road.snapshot.replica) for road in found.roads]),
         classes=tuple([each.name for each in ranking.query.tenant.tier.batch_classes]),
@@ -99,7 +99,7 @@ def packed(ranking: Ranking) -> Candidates:
         cost_usd=tuple([road.cost_usd for road in found.roads]),
         quality=tuple([road.quality for road in found.roads]),
         columns={name: column.tobytes() for name, column in zip((*_TIMES, "score", *misses), block, strict=True)},
-        flags=flags.astype(np.uint8).tobytes(),
+        flags=flags.tobytes(),
         misses=misses,
         closed=tuple([(closure.model, closure.why) for closure in ranking.closures]),
     )

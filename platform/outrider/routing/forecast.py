@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from outrider.routing.corrections import upper_share
-from outrider.routing.prediction import Axes, Fleet, Floats, Prediction, predict
+from outrider.routing.prediction import Axes, Fleet, Floats, Prediction, predict, table
 from outrider.routing.roads import Road
 
 __all__ = ["Forecast", "Times", "forecast"]
+
+_NUMBERS = attrgetter(
+    "prompt_tokens", "output_tokens", "long_output_tokens", "accepted_ratio", "cost_usd", "quality", "widening",
+    "ttft.median", "tpot.median", "ttft.upper", "tpot.upper",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +57,35 @@ class Forecast:
 
 def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -> Forecast:
     """Predict every candidate at once."""
-    rows = [
-        (
-            r.prompt_tokens, r.output_tokens, r.long_output_tokens, r.accepted_ratio, r.cost_usd, r.quality, r.widening,
-            r.ttft.median, r.tpot.median, r.ttft.upper, r.tpot.upper,
-        )
-        for r in roads
-    ]  # fmt: skip
-    numbers = np.array(rows).T
+    numbers = table(map(_NUMBERS, roads), 11)
     prompt, output, long_output, ratios = numbers[:4]
     raw = predict(Fleet.of([road.snapshot for road in roads]), axes, prompt, output, choices, ratios)
+    block = np.empty((11, *raw.tpot_s.shape))
+    times = block[:9].reshape(3, 3, *raw.tpot_s.shape)
+    typical, late, fresh = (Times(*each) for each in times)
     cost_usd, quality, widening = numbers[4:7, :, None, None]
     medians, uppers = numbers[7:9], numbers[9:]
-    at_quantile = medians + (uppers - medians) * upper_share(quantile)
-    ttft_shift, tpot_shift, late_ttft_shift, late_tpot_shift = np.exp([*medians, *at_quantile])[:, :, None, None]
-    block = np.empty((11, *raw.tpot_s.shape))
-    typical, late, fresh = (Times(*block[at : at + 3]) for at in (0, 3, 6))
-    np.multiply(raw.ttft_s, ttft_shift, out=typical.ttft_s)
-    np.multiply(raw.tpot_s, tpot_shift, out=typical.tpot_s)
-    np.multiply(raw.ttft_s, late_ttft_shift, out=fresh.ttft_s)
-    np.multiply(raw.tpot_s, late_tpot_shift, out=fresh.tpot_s)
-    _whole(typical, fresh, (output - 1.0)[:, None, None], (long_output - output)[:, None, None])
-    np.multiply(block[6:9], widening, out=block[3:6])
+    shifts = np.exp([medians, medians + (uppers - medians) * upper_share(quantile)])[..., None, None]
+    np.multiply(raw.ttft_s, shifts[:, 0], out=times[::2, 0])
+    np.multiply(raw.tpot_s, shifts[:, 1], out=times[::2, 1])
+    _whole(times[0], times[2], (output - 1.0)[:, None, None], (long_output - output)[:, None, None])
+    np.multiply(times[2], widening, out=times[1])
     block[9], block[10] = cost_usd, quality
     return Forecast(roads, axes, block, raw, typical, late, fresh, block[9], block[10])
 
 
-def _whole(typical: Times, late: Times, later: Floats, much_later: Floats) -> None:
-    """Fill in the time of the whole answer, typical and late.
+def _whole(typical: Floats, late: Floats, later: Floats, much_later: Floats) -> None:
+    """Fill in the time of the whole answer, typical and late, each [3, R, C, D] of TTFT, TPOT and whole.
 
     The three reasons to be late (start, pace, length) are taken to be independent: their excesses add as squares.
     """
-    np.add(typical.ttft_s, later * typical.tpot_s, out=typical.e2e_s)
-    start_s, pace_s = late.ttft_s - typical.ttft_s, later * (late.tpot_s - typical.tpot_s)
-    length_s = much_later * typical.tpot_s
-    np.sqrt(start_s * start_s + pace_s * pace_s + length_s * length_s, out=late.e2e_s)
-    np.add(late.e2e_s, typical.e2e_s, out=late.e2e_s)
+    np.multiply(later, typical[1], out=typical[2])
+    typical[2] += typical[0]
+    start_s, pace_s = late[:2] - typical[:2]
+    pace_s *= later
+    length_s = much_later * typical[1]
+    start_s *= start_s
+    start_s += np.multiply(pace_s, pace_s, out=pace_s)
+    start_s += np.multiply(length_s, length_s, out=length_s)
+    np.sqrt(start_s, out=late[2])
+    late[2] += typical[2]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.types import BatchClass, LoadSnapshot
 
-__all__ = ["Axes", "Fleet", "Floats", "Integers", "Prediction", "predict"]
+__all__ = ["Axes", "Fleet", "Floats", "Integers", "Prediction", "predict", "table"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Curve = tuple[tuple[int, float], ...]
 
 _SPACING = float(1 << 24)
 """Curves of all replicas are laid end to end on one axis, this many tokens apart: one interpolation serves all."""
@@ -24,6 +27,14 @@ _REGRET = 0.01
 
 A cap is a bound and not a depth: the engine trims every round by its live price. But it probes now and then.
 """
+
+_MOST_CURVES = 512
+_LOAD = attrgetter("running_requests", "queued_requests", "queued_tokens", "max_running_requests", "round_s", "draft_s")
+
+
+def table(rows: Iterable[Sequence[float]], width: int) -> Floats:
+    """Rows of numbers as columns [width, rows]."""
+    return np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, width).T
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +82,60 @@ class Fleet:
     @classmethod
     def of(cls, snapshots: Sequence[LoadSnapshot]) -> Fleet:
         """Columns of the replicas' newest loads."""
-        rows = [
-            (
-                s.running_requests, s.queued_requests, s.queued_tokens, s.max_running_requests, s.step_curve[-1][0],
-                s.round_s, s.draft_s,
-            )
-            for s in snapshots
-        ]  # fmt: skip
-        curves = [_knots(s.step_curve) for s in snapshots]
-        knots = np.concatenate(curves, axis=1)
-        knots[0] += np.repeat(np.arange(len(curves)) * _SPACING, [curve.shape[1] for curve in curves])
-        running, queued, queued_tokens, places, largest, round_s, draft_s = np.array(rows, dtype=np.float64).T
-        accepted = _accepted([s.acceptance_tokens or (1.0,) for s in snapshots])
-        return cls(running, queued, queued_tokens, places, round_s, draft_s, largest, accepted, knots[0], knots[1])
+        count, curves = len(snapshots), [each.step_curve for each in snapshots]
+        knots = [_knots(curve) for curve in curves]
+        tokens, seconds = np.concatenate(knots, axis=1)
+        tokens += np.repeat(_offsets(count, _SPACING), [each.shape[1] for each in knots])
+        largest = np.fromiter((curve[-1][0] for curve in curves), np.float64, count)
+        accepted = _accepted([each.acceptance_tokens or (1.0,) for each in snapshots])
+        return cls(*table(map(_LOAD, snapshots), 6), largest, accepted, tokens, seconds)
 
     def step_s(self, tokens: Floats) -> Floats:
         """Seconds of steps over so many tokens; both are [R, n]. One call for all sizes is cheapest."""
-        starts = np.arange(len(self.running), dtype=np.float64)[:, None] * _SPACING
+        starts = _offsets(len(self.running), _SPACING)[:, None]
         found: Floats = np.interp(tokens + starts, self.curve_tokens, self.curve_s)
         return found
 
 
-@lru_cache(maxsize=512)
-def _knots(curve: tuple[tuple[int, float], ...]) -> Floats:
-    """A curve's points [2, K + 2], with one before the first (flat) and one far out on the last slope."""
-    points = np.array(curve, dtype=np.float64).T
-    (left, before), (right, after) = curve[-2:]
-    end = _SPACING - 1.0
-    far_s = after + (end - right) * (after - before) / (right - left)
-    return np.concatenate([[[0.0], [points[1, 0]]], points, [[end], [far_s]]], axis=1)
+@lru_cache(maxsize=64)
+def _offsets(count: int, spacing: float) -> Floats:
+    found: Floats = np.arange(count) * spacing
+    found.setflags(write=False)
+    return found
+
+
+class _Knots:
+    """A curve's points [2, K + 2], with one before the first (flat) and one far out on the last slope.
+
+    Found by the curve's identity: hashing its numbers for every decision costs more than all else that is done with it.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Curve, Floats]] = {}
+
+    def __call__(self, curve: Curve) -> Floats:
+        found = self._found.get(id(curve))
+        if found is None:
+            if len(self._found) >= _MOST_CURVES:
+                self._found.clear()
+            found = self._found[id(curve)] = curve, self._made(curve)  # holding the curve keeps its id its own
+        return found[1]
+
+    @staticmethod
+    def _made(curve: Curve) -> Floats:
+        (left, before), (right, after) = curve[-2:]
+        end = _SPACING - 1.0
+        far_s = after + (end - right) * (after - before) / (right - left)
+        return table(((0.0, curve[0][1]), *curve, (end, far_s)), 2)
+
+
+_knots = _Knots()
 
 
 def _accepted(rows: Sequence[tuple[float, ...]]) -> Floats:
     longest = max(map(len, rows))
-    found: Floats = np.maximum(np.array([row + row[-1:] * (longest - len(row)) for row in rows]), 1.0)
-    return found
+    whole = (row if len(row) == longest else row + row[-1:] * (longest - len(row)) for row in rows)
+    return np.maximum(table(whole, longest).T, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,61 +156,69 @@ def predict(
     queue and prompt to be prefilled beside what runs. It never falls when the queue grows, nor when more run where
     some do. TPOT is with its choices running beside what runs, or with all places taken.
     """
-    places = np.where(fleet.places > 0, fleet.places, fleet.running + choices)
-    beside = np.minimum(fleet.running + choices, places)
+    running = fleet.running
+    limited = fleet.places > 0
+    places = np.where(limited, fleet.places, running + choices)
+    beside = np.minimum(running + choices, places)
     accepted = fleet.accepted
     if accepted_ratio is not None:
         accepted = 1.0 + (accepted - 1.0) * accepted_ratio[:, None]
-    ahead = fleet.running + fleet.queued + 1 - places
-    waits = (ahead > 0) & (fleet.places > 0)
-    crowds = [_Rounds.of(axes.depths, axes.co_batch_tokens, beside)]
-    if waits.any():
-        crowds.append(_Rounds.of(axes.depths, axes.co_batch_tokens[:1], places))
+    ahead = np.maximum((running + fleet.queued + 1 - places) * limited, 0.0)
+    waits = bool(ahead.any())
+    rounds = _Rounds.of(axes, beside, places if waits else None)
     prefill = _Prefill.of(fleet, axes, prompt_tokens)
-    parts = [crowd.sizes.reshape(len(places), -1) for crowd in crowds]
-    times = fleet.step_s(np.concatenate([fleet.running[:, None], prefill.sizes, *parts], axis=1))
+    asked = (running[:, None], prefill.sizes, rounds.sizes.reshape(len(places), -1))
+    times = fleet.step_s(np.concatenate(asked, axis=1))
     at = 1 + prefill.sizes.shape[1]
     round_s = np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s)
-    before_s = np.where(fleet.running[:, None] > 0, round_s[:, None], axes.wait_s)
-    ttft_s = (before_s + prefill.seconds(times[:, 1:at], fleet.running))[:, :, None]
-    tpots_s = []
-    for crowd in crowds:
-        tpots_s.append(crowd.per_token_s(times[:, at : at + crowd.sizes[0].size], fleet.draft_s, accepted))
-        at += crowd.sizes[0].size
-    if waits.any():
+    busy = (running > 0)[:, None]
+    ttft_s = np.where(busy, round_s[:, None], axes.wait_s)
+    ttft_s += prefill.seconds(times[:, 1:at], busy)
+    tpot_s = rounds.per_token_s(times[:, at:], fleet.draft_s, accepted)
+    if waits:
         # A place is free again once per expected answer's time, over the number of places.
         # Whose they are is not known: they are taken to be of the first class, at its best depth.
-        wait = np.where(waits, ahead, 0.0) * output_tokens / places
-        ttft_s += wait[:, None, None] * tpots_s[1].min(axis=2, keepdims=True)
-    return Prediction(ttft_s, tpots_s[0])
+        ttft_s += (ahead * output_tokens / places * tpot_s[:, -1].min(axis=1))[:, None]
+        tpot_s = tpot_s[:, :-1]
+    return Prediction(ttft_s[:, :, None], tpot_s)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rounds:
-    """Decoding rounds [R, C, D] with so many requests running: the depth of all, and the tokens of a step.
+    """Decoding rounds [R, C, D] of so many requests: the depth of all, and the tokens of a step.
 
     Every request is taken to be at the candidate's depth, since a choice made for one is made for all like it, and the
-    engine shares the class's co-batch cap equally among them: that share bounds the depth.
+    engine shares the class's co-batch cap equally among them: that share bounds the depth. Where somebody waits for a
+    place there is one row more, of the first class with all places taken.
     """
 
     depths: Floats
     sizes: Floats
 
     @classmethod
-    def of(cls, caps: Floats, co_batch_tokens: Floats, requests: Floats) -> _Rounds:
-        share = np.maximum(np.floor(co_batch_tokens / requests[:, None]) - 1.0, 0.0)
-        depths = np.minimum(caps, share[:, :, None])
-        return cls(depths, (depths + 1.0) * requests[:, None, None])
+    def of(cls, axes: Axes, beside: Floats, places: Floats | None) -> _Rounds:
+        caps = axes.co_batch_tokens
+        if places is None:
+            requests = beside[:, None]
+        else:
+            requests = np.concatenate([beside[:, None]] * caps.size + [places[:, None]], axis=1)
+            caps = np.concatenate([caps, caps[:1]])
+        share = np.maximum(np.floor(caps / requests) - 1.0, 0.0)
+        depths = np.minimum(axes.depths, share[:, :, None])
+        return cls(depths, (depths + 1.0) * requests[:, :, None])
 
     def per_token_s(self, step_s: Floats, draft_s: Floats, accepted: Floats) -> Floats:
         """A round's time over the tokens it should emit, (T(B) + draft) / τ, at the best depth up to each cap."""
-        index = np.minimum(self.depths, accepted.shape[1] - 1).astype(np.intp)
-        index += (np.arange(len(accepted)) * accepted.shape[1])[:, None, None]
-        round_s = step_s.reshape(self.depths.shape) + (self.depths > 0) * draft_s[:, None, None]
-        at_depth = round_s / accepted.take(index)
+        index = np.minimum(self.depths, accepted.shape[1] - 1)
+        index += _offsets(len(accepted), accepted.shape[1])[:, None, None]
+        at_depth = (self.depths > 0) * draft_s[:, None, None]
+        at_depth += step_s.reshape(self.depths.shape)
+        at_depth /= accepted.take(index.astype(np.intp))
         best = np.minimum.accumulate(at_depth, axis=2)
-        found: Floats = best + _REGRET * (at_depth - best)
-        return found
+        at_depth -= best
+        at_depth *= _REGRET
+        at_depth += best
+        return at_depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,26 +230,29 @@ class _Prefill:
     """
 
     full: Floats
-    rest: Floats
+    left: NDArray[np.bool_]
+    """[R, 1 + C]: where a rest is left."""
     sizes: Floats
 
     @classmethod
     def of(cls, fleet: Fleet, axes: Axes, prompt_tokens: Floats) -> _Prefill:
-        largest = fleet.largest_step[:, None]
-        chunk = np.concatenate([largest, np.minimum(axes.prefill_chunk, largest)], axis=1)
+        ways = 1 + axes.prefill_chunk.size
+        sizes = np.empty((len(prompt_tokens), 2, ways))
+        chunk, rest = sizes[:, 0], sizes[:, 1]
+        chunk[:, 0] = fleet.largest_step
+        np.minimum(axes.prefill_chunk, chunk[:, :1], out=chunk[:, 1:])
         tokens = (fleet.queued_tokens + prompt_tokens)[:, None]
         full = np.floor(tokens / chunk)
-        rest = tokens - full * chunk
-        sizes = np.concatenate([chunk, rest], axis=1)
-        beside = fleet.running[:, None]
-        sizes[:, 1 : chunk.shape[1]] += beside
-        sizes[:, chunk.shape[1] + 1 :] += beside
-        return cls(full, rest, sizes)
+        np.subtract(tokens, full * chunk, out=rest)
+        left = rest > 0
+        sizes[:, :, 1:] += fleet.running[:, None, None]
+        return cls(full, left, sizes.reshape(-1, 2 * ways))
 
-    def seconds(self, step_s: Floats, running: Floats) -> Floats:
-        """[R, C]."""
+    def seconds(self, step_s: Floats, busy: NDArray[np.bool_]) -> Floats:
+        """[R, C]; busy [R, 1]: where somebody runs."""
         ways = self.full.shape[1]
-        took_s = self.full * step_s[:, :ways] + (self.rest > 0) * step_s[:, ways:]
+        took_s = self.full * step_s[:, :ways]
+        took_s += self.left * step_s[:, ways:]
         alone_s = took_s[:, :1]
-        found: Floats = np.where(running[:, None] > 0, np.maximum(alone_s, took_s[:, 1:]), alone_s)
+        found: Floats = np.where(busy, np.maximum(alone_s, took_s[:, 1:]), alone_s)
         return found

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from outrider.errors import ModelNotAllowed, ModelNotFound
 from outrider.policy import AUTO, EffectiveRoute, ModelPolicy, Policy
@@ -37,9 +38,8 @@ class Closure:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Road:
-    """A model's replica that could take the request.
+class Road(NamedTuple):
+    """A model's replica that could take the request; a tuple, since a decision makes one for each of them.
 
     max_tokens: output limit of a choice after context and money. output_tokens: its expected length. cost_usd: of all
     choices at that; reserve_usd: at the policy's reserve quantile. prompt_tokens: of all prompts, cached ones not.
@@ -120,7 +120,7 @@ class _Offer:
         self._length = corrections.length(query.tenant.name, query.domain, name)
         self._ratio = corrections.accepted_ratio(query.tenant.name, query.domain, name)
         self._affordable = _affordable_tokens(model, self._paid, _money_usd(query), query.choices)
-        self._lengths: dict[int, tuple[int, int, float]] = {}
+        self._lengths: dict[tuple[int, int], tuple[int, int, float, float]] = {}
 
     def closed(self) -> Closure | None:
         """Why no replica may take it, whatever their load."""
@@ -157,7 +157,7 @@ class _Offer:
 
     def roads(self, snapshots: Sequence[LoadSnapshot], now_s: float) -> Iterator[Road]:
         """Those of its replicas that can take it."""
-        query, prompt, affordable = self._query, self._prompt, self._affordable
+        query, prompt, paid, affordable = self._query, self._prompt, self._paid, self._affordable
         if prompt is None or affordable < 1:
             return
         wanted, staleness_per_s = query.max_tokens, self._policy.routing.staleness_per_s
@@ -165,30 +165,36 @@ class _Offer:
             room = snapshot.context_tokens - prompt if wanted is None else wanted
             if len(snapshot.step_curve) < 2 or room < 1 or prompt + room > snapshot.context_tokens:
                 continue
-            max_tokens = int(min(room, affordable))
-            output, long_output, reserve_usd = self._expected(max_tokens)
-            cached = min(query.cached_tokens.get(snapshot.replica, 0), self._paid - 1)
-            requests = snapshot.running_requests + snapshot.queued_requests
+            max_tokens = room if room <= affordable else int(affordable)
+            cached = min(query.cached_tokens.get(snapshot.replica, 0), paid - 1) if query.cached_tokens else 0
+            output, long_output, cost_usd, reserve_usd = self._expected(max_tokens, cached)
             ttft, tpot = self._corrections.spreads(
-                self._model.name, requests, snapshot.max_running_requests, self._paid - cached
+                self._model.name,
+                snapshot.running_requests + snapshot.queued_requests,
+                snapshot.max_running_requests,
+                paid - cached,
             )
-            age_s = max(0.0, now_s - snapshot.time_s)
+            age_s = now_s - snapshot.time_s
+            if age_s < 0.0:
+                age_s = 0.0
             yield Road(
-                self._model, snapshot, self._paid - cached, cached, max_tokens, affordable < room, output, long_output,
-                self._model.cost_usd(self._paid, output * query.choices, cached), reserve_usd,
-                self._quality, self._ratio, ttft, tpot, age_s, 1.0 + staleness_per_s * age_s,
+                self._model, snapshot, paid - cached, cached, max_tokens, affordable < room, output, long_output,
+                cost_usd, reserve_usd, self._quality, self._ratio, ttft, tpot, age_s, 1.0 + staleness_per_s * age_s,
             )  # fmt: skip
 
-    def _expected(self, max_tokens: int) -> tuple[int, int, float]:
-        """(expected length, length at the routing quantile, dollars to reserve) under an output limit."""
-        found = self._lengths.get(max_tokens)
+    def _expected(self, max_tokens: int, cached: int) -> tuple[int, int, float, float]:
+        """(expected length, its routing quantile, dollars of the former, dollars to reserve) under an output limit."""
+        found = self._lengths.get((max_tokens, cached))
         if found is None:
             routing, default = self._policy.routing, self._policy.routing.expected_output_tokens
+            model, choices = self._model, self._query.choices
+            output = self._length.mean(max_tokens, default)
             reserved = self._length.at(self._policy.admission.reserve_quantile, max_tokens, default)
-            found = self._lengths[max_tokens] = (
-                self._length.mean(max_tokens, default),
+            found = self._lengths[max_tokens, cached] = (
+                output,
                 self._length.at(routing.quantile, max_tokens, default),
-                self._model.cost_usd(self._paid, reserved * self._query.choices),
+                model.cost_usd(self._paid, output * choices, cached),
+                model.cost_usd(self._paid, reserved * choices),
             )
         return found
 
