@@ -1,7 +1,8 @@
 """What a joint choice of model, depth and batch class is worth: python load_tests/choice.py, beside a running server.
 
 Arms are policies, applied to the server one after another: one model at one depth for everybody, and the joint policy.
-The load is the one at which the best of the former keeps about three quarters of the service levels.
+The load is the one at which the best of the former keeps about three quarters of the service levels; there the joint
+policy takes turns with the best depth of each model.
 """
 
 from __future__ import annotations
@@ -65,20 +66,25 @@ def single(policy: Mapping[str, Any], model: str, depth: int) -> dict[str, Any]:
 def measure(
     scenario: Scenario, policy: Mapping[str, Any], depths: Sequence[int], url: str, repetitions: int, say: Say
 ) -> Report:
-    """Tune the single-model policies over the scenario's loads, then drive the best of them and the joint one in turn.
+    """Tune the single-model policies over the scenario's loads, then drive each model's best and the joint one in turn.
 
     Raises ConfigurationError where a policy is not taken.
     """
-    singles = {f"{model}, depth {d}": single(policy, model, d) for model in policy["models"] for d in depths}
+    singles = {model: [f"{model}, depth {depth}" for depth in depths] for model in policy["models"]}
+    policies = {
+        name: single(policy, model, depth)
+        for model, names in singles.items()
+        for name, depth in zip(names, depths, strict=True)
+    }
     tuning: dict[float, dict[str, Run]] = {}
     for load in scenario.arrivals.loads:
         tuning[load] = {}
-        for name, each in singles.items():
+        for name, each in policies.items():
             say(f"tuning: {name} at {scenario.arrivals.label(load)}")
             tuning[load][name] = _run(scenario, each, name, load, scenario.seed, url)
-    best = {load: max(runs, key=lambda name: runs[name].attainment) for load, runs in tuning.items()}
-    load = min(tuning, key=lambda each: abs(tuning[each][best[each]].attainment - TUNED_TO))
-    arms = {best[load]: singles[best[load]], JOINT: dict(policy)}
+    load = min(tuning, key=lambda each: abs(max(run.attainment for run in tuning[each].values()) - TUNED_TO))
+    best = [max(names, key=lambda name: tuning[load][name].attainment) for names in singles.values()]
+    arms = {name: policies[name] for name in best} | {JOINT: dict(policy)}
     runs: dict[str, list[Run]] = {name: [] for name in arms}
     for turn in range(repetitions):
         for name, each in arms.items():
@@ -87,7 +93,7 @@ def measure(
     parameters = {"repetitions": repetitions, "depths": list(depths), "tuned_to": TUNED_TO}
     parameters |= {"scenario": scenario.model_dump(mode="json", exclude_defaults=True)}
     report = Report("choice", {"url": url, **surroundings()}, parameters)
-    report.tables = [_tuning_table(scenario, tuning), *_arm_tables(scenario, load, best[load], runs)]
+    report.tables = [_tuning_table(scenario, tuning), *_arm_tables(scenario, load, runs)]
     return report
 
 
@@ -100,17 +106,16 @@ def _tuning_table(scenario: Scenario, tuning: Mapping[float, Mapping[str, Run]])
     return table
 
 
-def _arm_tables(scenario: Scenario, load: float, best: str, runs: Mapping[str, list[Run]]) -> Iterator[Table]:
+def _arm_tables(scenario: Scenario, load: float, runs: Mapping[str, list[Run]]) -> Iterator[Table]:
     whole = Table(
-        f"the best of them and the joint choice, {scenario.arrivals.label(load)}",
-        ("arm", "kept %", "USD per 1,000 requests", "cost ÷ best single"),
+        f"each model's best and the joint choice, {scenario.arrivals.label(load)}",
+        ("arm", "kept %", "joint's kept %, less its own", "USD per 1,000 requests", "joint's cost ÷ its own"),
     )
     for name, repeated in runs.items():
-        usd = [run.usd_per_request for run in repeated]
-        against = ratios(usd, [run.usd_per_request for run in runs[best]])
-        whole.add(
-            name, Spread.of([100 * run.attainment for run in repeated]), Spread.of([1e3 * u for u in usd]), against
-        )
+        usd, kept = [run.usd_per_request for run in repeated], [100 * run.attainment for run in repeated]
+        more = [100 * joint.attainment - each for joint, each in zip(runs[JOINT], kept, strict=True)]
+        cheaper = ratios([joint.usd_per_request for joint in runs[JOINT]], usd)
+        whole.add(name, Spread.of(kept), Spread.of(more), Spread.of([1e3 * each for each in usd]), cheaper)
     yield whole
     parts = Table("kept by class, %, and who answered", ("arm", *scenario.classes, *(f"by {m}" for m in _models(runs))))
     for name, repeated in runs.items():

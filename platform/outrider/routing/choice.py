@@ -62,10 +62,12 @@ def choose(forecast: Forecast, query: RouteQuery, policy: Policy, rules: Effecti
     """The best of the open candidates, or with the policy's share of exploration any that keeps everything."""
     promises, misses = _misses(forecast, query, rules)
     score = _score(forecast, rules.objective, policy.routing.balance)
-    late = forecast.late
-    best = _best(open_, [*misses, score, late.e2e_s, forecast.cost_usd, -forecast.quality, late.ttft_s])
     keeping = open_ & (misses <= 0.0).all(axis=0) if promises else open_
     kept_all = int(np.count_nonzero(keeping))
+    late = forecast.late
+    ranks = [] if kept_all else [*misses]
+    ranks += [score, late.e2e_s, forecast.cost_usd, -forecast.quality, late.ttft_s]
+    best = _best(keeping if kept_all else open_, ranks)
     share = policy.routing.exploration if kept_all else 0.0
     chance, pick, exploit_pick = _draws(query.exploration_seed)
     explores = chance < share
@@ -98,19 +100,19 @@ def _misses(forecast: Forecast, query: RouteQuery, rules: EffectiveRoute) -> tup
         "deadline": tier.deadline_s if budgets.deadline_s is None else budgets.deadline_s,
     }
     late = forecast.block[3:6]
-    found = np.zeros((len(targets) + 1, *late.shape[1:]))
     scales = np.array([np.inf if each is None else each for each in targets.values()])
-    np.divide(late, scales[:, None, None, None], out=found[:3])
-    found[:3] -= 1.0
-    if rules.quality is not None:
-        np.subtract(rules.quality, forecast.quality, out=found[3])
-    np.maximum(found, 0.0, out=found)
-    most = found.reshape(len(found), -1).max(axis=1)
-    missed = [(name, at) for at, name in enumerate((*targets, "quality")) if most[at] > 0.0]
+    missed = {}
+    relative = late / scales[:, None, None, None]
+    for name, each, most in zip(targets, relative, relative.reshape(len(targets), -1).max(axis=1), strict=True):
+        if most > 1.0:
+            each -= 1.0
+            missed[name] = np.maximum(each, 0.0, out=each)
+    if rules.quality is not None and any(road.quality < rules.quality for road in forecast.roads):
+        missed["quality"] = np.maximum(rules.quality - forecast.quality, 0.0)
     # Given up first is what matters least: it comes last. What is not listed is never given up: it comes first.
     given_up: dict[str, int] = {name: place for place, name in enumerate(tier.degrade)}
-    missed.sort(key=lambda each: -given_up.get(each[0], len(given_up)))
-    return tuple(name for name, _ in missed), found[[at for _, at in missed]]
+    order = tuple(sorted(missed, key=lambda name: -given_up.get(name, len(given_up))))
+    return order, np.array([missed[name] for name in order]).reshape(-1, *late.shape[1:])
 
 
 def _score(forecast: Forecast, objective: str, balance: Balance) -> Floats:

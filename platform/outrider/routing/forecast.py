@@ -33,20 +33,23 @@ class Times:
 class Forecast:
     """Of R roads, C classes, D depths; every array is [R, C, D], contiguous, and a row of `block`.
 
-    raw: as the replicas' curves have it. typical: medians. late_fresh: at the quantile, as if every load report were
-    new. late: widened by their age.
+    raw: as the replicas' curves have it. typical: medians. late: at the quantile, widened by the load reports' age.
     """
 
     roads: Sequence[Road]
     axes: Axes
     block: Floats
-    """[11, R, C, D]: TTFT, TPOT and whole of typical, late and late_fresh, then cost in dollars and quality."""
+    """[8, R, C, D]: TTFT, TPOT and whole, typical and late, then cost in dollars and quality."""
     raw: Prediction
     typical: Times
     late: Times
-    late_fresh: Times
     cost_usd: Floats
     quality: Floats
+
+    def late_fresh(self) -> Times:
+        """Late, as if every load report were new."""
+        widening = np.array([road.widening for road in self.roads])[:, None, None]
+        return Times(*(self.block[3:6] / widening))
 
     def place(self, candidate: int) -> tuple[int, int, int]:
         """(road, class, depth) of a flat index."""
@@ -56,36 +59,34 @@ class Forecast:
 
 
 def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -> Forecast:
-    """Predict every candidate at once."""
-    numbers = table(map(_NUMBERS, roads), 11)
-    prompt, output, long_output, ratios = numbers[:4]
-    raw = predict(Fleet.of([road.snapshot for road in roads]), axes, prompt, output, choices, ratios)
-    block = np.empty((11, *raw.tpot_s.shape))
-    times = block[:9].reshape(3, 3, *raw.tpot_s.shape)
-    typical, late, fresh = (Times(*each) for each in times)
-    cost_usd, quality, widening = numbers[4:7, :, None, None]
-    medians, uppers = numbers[7:9], numbers[9:]
-    shifts = np.exp([medians, medians + (uppers - medians) * upper_share(quantile)])[..., None, None]
-    np.multiply(raw.ttft_s, shifts[:, 0], out=times[::2, 0])
-    np.multiply(raw.tpot_s, shifts[:, 1], out=times[::2, 1])
-    _whole(times[0], times[2], (output - 1.0)[:, None, None], (long_output - output)[:, None, None])
-    np.multiply(times[2], widening, out=times[1])
-    block[9], block[10] = cost_usd, quality
-    return Forecast(roads, axes, block, raw, typical, late, fresh, block[9], block[10])
+    """Predict every candidate at once.
 
-
-def _whole(typical: Floats, late: Floats, later: Floats, much_later: Floats) -> None:
-    """Fill in the time of the whole answer, typical and late, each [3, R, C, D] of TTFT, TPOT and whole.
-
-    The three reasons to be late (start, pace, length) are taken to be independent: their excesses add as squares.
+    The three reasons why a whole answer is late (start, pace, length) are taken to be independent: their excesses over
+    what is typical add as squares.
     """
-    np.multiply(later, typical[1], out=typical[2])
-    typical[2] += typical[0]
-    start_s, pace_s = late[:2] - typical[:2]
-    pace_s *= later
-    length_s = much_later * typical[1]
-    start_s *= start_s
-    start_s += np.multiply(pace_s, pace_s, out=pace_s)
-    start_s += np.multiply(length_s, length_s, out=length_s)
-    np.sqrt(start_s, out=late[2])
-    late[2] += typical[2]
+    numbers = table(map(_NUMBERS, roads), 11)
+    prompt, output, long_output, ratios, cost_usd, quality, widening = numbers[:7]
+    raw = predict(Fleet.of([road.snapshot for road in roads]), axes, prompt, output, choices, ratios)
+    medians, uppers = numbers[7:9], numbers[9:]
+    ttft, tpot = np.exp(medians)
+    excess_ttft, excess_tpot = np.exp(medians + (uppers - medians) * upper_share(quantile)) - (ttft, tpot)
+    later, much_later = (output - 1.0) * tpot, (long_output - output) * tpot
+    variance = (excess_tpot * (output - 1.0)) ** 2 + much_later**2
+    factors = np.array([ttft, tpot, later, (ttft + excess_ttft) * widening, (tpot + excess_tpot) * widening])
+    by_ttft, by_tpot, by_later, by_late_ttft, by_late_tpot = factors[:, :, None, None]
+    block = np.empty((8, *raw.tpot_s.shape))
+    typical, late = Times(*block[:3]), Times(*block[3:6])
+    typical.ttft_s[:] = raw.ttft_s * by_ttft
+    np.multiply(raw.tpot_s, by_tpot, out=typical.tpot_s)
+    np.multiply(raw.tpot_s, by_later, out=typical.e2e_s)
+    np.add(typical.e2e_s, typical.ttft_s, out=typical.e2e_s)
+    late.ttft_s[:] = raw.ttft_s * by_late_ttft
+    np.multiply(raw.tpot_s, by_late_tpot, out=late.tpot_s)
+    np.multiply(raw.tpot_s, raw.tpot_s, out=late.e2e_s)
+    block[5] *= variance[:, None, None]
+    block[5] += (raw.ttft_s * excess_ttft[:, None, None]) ** 2
+    np.sqrt(late.e2e_s, out=late.e2e_s)
+    block[5] += typical.e2e_s
+    block[5] *= widening[:, None, None]
+    block[6], block[7] = cost_usd[:, None, None], quality[:, None, None]
+    return Forecast(roads, axes, block, raw, typical, late, block[6], block[7])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,12 @@ def table(rows: Iterable[Sequence[float]], width: int) -> Floats:
 class Axes:
     """What a candidate is chosen by beside its replica: D depth caps, ascending, and numbers of C classes.
 
-    Counts are whole, as floats: there is no conversion on the way. prefill_chunk: tokens of a prompt that a step which
-    also decodes may take.
+    reach: 0 … the largest cap. Tokens are whole, as floats: there is no conversion on the way. prefill_chunk: tokens of
+    a prompt that a step which also decodes may take.
     """
 
-    depths: Floats
+    depths: Integers
+    reach: Integers
     co_batch_tokens: Floats
     prefill_chunk: Floats
     wait_s: Floats
@@ -54,7 +56,8 @@ class Axes:
     def of(cls, depths: Sequence[int], classes: Sequence[BatchClass]) -> Axes:
         """From values as the policy has them."""
         return cls(
-            np.array(depths, dtype=np.float64),
+            np.array(depths, dtype=np.int64),
+            np.arange(max(depths) + 1),
             np.array([each.co_batch_tokens for each in classes], dtype=np.float64),
             np.array([max(1.0, each.prefill_share * each.co_batch_tokens // 1) for each in classes]),
             np.array([each.admission_wait_s for each in classes]),
@@ -88,7 +91,8 @@ class Fleet:
         tokens += np.repeat(_offsets(count, _SPACING), [each.shape[1] for each in knots])
         largest = np.fromiter((curve[-1][0] for curve in curves), np.float64, count)
         accepted = _accepted([each.acceptance_tokens or (1.0,) for each in snapshots])
-        return cls(*table(map(_LOAD, snapshots), 6), largest, accepted, tokens, seconds)
+        running, queued, queued_tokens, places, round_s, draft_s = table(map(_LOAD, snapshots), 6)
+        return cls(running, queued, queued_tokens, places, round_s, draft_s, largest, accepted, tokens, seconds)
 
     def step_s(self, tokens: Floats) -> Floats:
         """Seconds of steps over so many tokens; both are [R, n]. One call for all sizes is cheapest."""
@@ -98,8 +102,8 @@ class Fleet:
 
 
 @lru_cache(maxsize=64)
-def _offsets(count: int, spacing: float) -> Floats:
-    found: Floats = np.arange(count) * spacing
+def _offsets(count: int, spacing: float) -> NDArray[Any]:
+    found: NDArray[Any] = np.arange(count) * spacing
     found.setflags(write=False)
     return found
 
@@ -156,69 +160,60 @@ def predict(
     queue and prompt to be prefilled beside what runs. It never falls when the queue grows, nor when more run where
     some do. TPOT is with its choices running beside what runs, or with all places taken.
     """
-    running = fleet.running
-    limited = fleet.places > 0
-    places = np.where(limited, fleet.places, running + choices)
-    beside = np.minimum(running + choices, places)
+    running, limited = fleet.running, fleet.places > 0
+    with_it = running + choices
+    places = np.where(limited, fleet.places, with_it)
+    beside = np.minimum(with_it, places)
+    ahead = np.maximum((running + fleet.queued + 1 - places) * limited, 0.0)
+    waits = bool(ahead.any())
     accepted = fleet.accepted
     if accepted_ratio is not None:
         accepted = 1.0 + (accepted - 1.0) * accepted_ratio[:, None]
-    ahead = np.maximum((running + fleet.queued + 1 - places) * limited, 0.0)
-    waits = bool(ahead.any())
-    rounds = _Rounds.of(axes, beside, places if waits else None)
+    crowds = np.stack((beside, places), axis=1) if waits else beside[:, None]
     prefill = _Prefill.of(fleet, axes, prompt_tokens)
-    asked = (running[:, None], prefill.sizes, rounds.sizes.reshape(len(places), -1))
+    sizes = crowds[:, :, None] * (axes.reach + 1)
+    asked = (running[:, None], prefill.sizes, sizes.reshape(len(sizes), -1))
     times = fleet.step_s(np.concatenate(asked, axis=1))
     at = 1 + prefill.sizes.shape[1]
+    best, paces = _paces_s(times[:, at:].reshape(sizes.shape), fleet.draft_s, accepted)
     round_s = np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s)
     busy = (running > 0)[:, None]
     ttft_s = np.where(busy, round_s[:, None], axes.wait_s)
     ttft_s += prefill.seconds(times[:, 1:at], busy)
-    tpot_s = rounds.per_token_s(times[:, at:], fleet.draft_s, accepted)
     if waits:
         # A place is free again once per expected answer's time, over the number of places.
         # Whose they are is not known: they are taken to be of the first class, at its best depth.
-        ttft_s += (ahead * output_tokens / places * tpot_s[:, -1].min(axis=1))[:, None]
-        tpot_s = tpot_s[:, :-1]
-    return Prediction(ttft_s[:, :, None], tpot_s)
+        deepest = np.minimum(axes.reach[-1], _share(axes.co_batch_tokens[:1], places)[:, 0])
+        ttft_s += (ahead * output_tokens / places * best[np.arange(len(best)), 1, deepest])[:, None]
+    depths = np.minimum(axes.depths, _share(axes.co_batch_tokens, beside)[:, :, None])
+    depths += _offsets(len(paces), paces[0].size)[:, None, None]
+    return Prediction(ttft_s[:, :, None], paces.take(depths))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rounds:
-    """Decoding rounds [R, C, D] of so many requests: the depth of all, and the tokens of a step.
+def _share(co_batch_tokens: Floats, requests: Floats) -> Integers:
+    """[R, C]: the depth that so many requests can have together, in each class: the engine shares its cap equally.
 
-    Every request is taken to be at the candidate's depth, since a choice made for one is made for all like it, and the
-    engine shares the class's co-batch cap equally among them: that share bounds the depth. Where somebody waits for a
-    place there is one row more, of the first class with all places taken.
+    Every request is taken to be at the candidate's depth, since a choice made for one is made for all like it.
     """
+    share = co_batch_tokens // requests[:, None] - 1.0
+    return np.maximum(share, 0.0).astype(np.int64)
 
-    depths: Floats
-    sizes: Floats
 
-    @classmethod
-    def of(cls, axes: Axes, beside: Floats, places: Floats | None) -> _Rounds:
-        caps = axes.co_batch_tokens
-        if places is None:
-            requests = beside[:, None]
-        else:
-            requests = np.concatenate([beside[:, None]] * caps.size + [places[:, None]], axis=1)
-            caps = np.concatenate([caps, caps[:1]])
-        share = np.maximum(np.floor(caps / requests) - 1.0, 0.0)
-        depths = np.minimum(axes.depths, share[:, :, None])
-        return cls(depths, (depths + 1.0) * requests[:, :, None])
+def _paces_s(step_s: Floats, draft_s: Floats, accepted: Floats) -> tuple[Floats, Floats]:
+    """Seconds per token with every depth from 0 as the cap, [R, crowds, N], from the steps' times, which are used up.
 
-    def per_token_s(self, step_s: Floats, draft_s: Floats, accepted: Floats) -> Floats:
-        """A round's time over the tokens it should emit, (T(B) + draft) / τ, at the best depth up to each cap."""
-        index = np.minimum(self.depths, accepted.shape[1] - 1)
-        index += _offsets(len(accepted), accepted.shape[1])[:, None, None]
-        at_depth = (self.depths > 0) * draft_s[:, None, None]
-        at_depth += step_s.reshape(self.depths.shape)
-        at_depth /= accepted.take(index.astype(np.intp))
-        best = np.minimum.accumulate(at_depth, axis=2)
-        at_depth -= best
-        at_depth *= _REGRET
-        at_depth += best
-        return at_depth
+    A round's time over the tokens it should emit, (T(B) + draft) / τ: at the best depth up to each cap, and with the
+    regret of a cap that is too large.
+    """
+    last, depths = accepted.shape[1] - 1, step_s.shape[2]
+    emitted = accepted[:, :depths] if last + 1 >= depths else accepted[:, np.minimum(np.arange(depths), last)]
+    step_s[:, :, 1:] += draft_s[:, None, None]
+    step_s /= emitted[:, None, :]
+    best = np.minimum.accumulate(step_s, axis=2)
+    step_s -= best
+    step_s *= _REGRET
+    step_s += best
+    return best, step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +237,8 @@ class _Prefill:
         chunk[:, 0] = fleet.largest_step
         np.minimum(axes.prefill_chunk, chunk[:, :1], out=chunk[:, 1:])
         tokens = (fleet.queued_tokens + prompt_tokens)[:, None]
-        full = np.floor(tokens / chunk)
-        np.subtract(tokens, full * chunk, out=rest)
+        full = np.empty(chunk.shape)
+        np.divmod(tokens, chunk, out=(full, rest))
         left = rest > 0
         sizes[:, :, 1:] += fleet.running[:, None, None]
         return cls(full, left, sizes.reshape(-1, 2 * ways))
