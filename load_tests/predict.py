@@ -71,7 +71,8 @@ class Pair:
             return None
         ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
         tpot_s = outcome.tpot_s if outcome.completion_tokens > 1 else None
-        observed = Observed(ttft_s, tpot_s, (outcome.completion_tokens,), outcome.rounds)
+        cut = outcome.finish_reason != "stop"
+        observed = Observed(ttft_s, tpot_s, (outcome.completion_tokens,), outcome.rounds, cut)
         online_s = (decision.quantile_ttft_s, decision.quantile_tpot_s)
         return cls(event.tags[0] if event.tags else "", decision.basis, observed, online_s)
 
@@ -199,7 +200,7 @@ async def _driven(scenario: Scenario, load: float, seed: int, url: str, key: str
 
 def _samples(pair: Pair, load: float, state: Corrections) -> Iterator[Sample]:
     basis, observed = pair.basis, pair.observed
-    spreads = state.spreads(basis.model, basis.running + basis.queued, basis.places, basis.prompt_tokens)
+    spreads = state.spreads(basis.model, basis.running + basis.queued, basis.places, basis.prompt_tokens, basis.replica)
     raws, happened = (basis.ttft_s, basis.tpot_s), (observed.ttft_s, observed.tpot_s)
     for metric, spread, raw_s, online_s, took_s in zip(_METRICS, spreads, raws, pair.online_s, happened, strict=True):
         if took_s is not None and online_s is not None:

@@ -84,11 +84,59 @@ def test_an_old_load_is_forgotten() -> None:
     assert abs(predictor.state().ttft["flash"].median) < 0.2
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.floats(1.5, 4.0), st.integers(0, 1000))
+def test_a_replica_that_became_slow_is_told_from_its_like(factor: float, seed: int) -> None:
+    """Corrected medians of both are true, though the model's own lies between them."""
+    predictor, chance = Predictor(), random.Random(seed)
+    slow = {"a": 1.0, "b": factor}
+    for turn in range(600):
+        replica = "ab"[turn % 2]
+        ratio = slow[replica] * math.exp(chance.gauss(0, 0.1))
+        predictor.observe(replace(BASIS, replica=replica), happened(BASIS, ratio))
+    for replica, true in slow.items():
+        for spread in predictor.state().spreads("flash", 2, 32, 100, replica):
+            assert 0.75 <= math.exp(spread.median) / true <= 1.3
+
+
+def test_replicas_that_are_alike_share_what_is_known() -> None:
+    predictor, chance = Predictor(), random.Random(5)
+    for turn in range(600):
+        predictor.observe(replace(BASIS, replica="ab"[turn % 2]), happened(BASIS, math.exp(chance.gauss(0.4, 0.1))))
+    assert predictor.state().replicas == {}
+
+
 def test_cells_are_bounded() -> None:
     predictor = Predictor()
     for name in range(module.MOST_CELLS + 50):
         predictor.observe(replace(BASIS, tenant=f"t{name}"), happened(BASIS, 1.0))
     assert len(predictor._lengths) <= module.MOST_CELLS
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(40, 400), st.integers(0, 1000))
+def test_answers_that_were_cut_count_as_longer_ones(limit: int, seed: int) -> None:
+    """Lengths are exponential around 100, every other answer is cut: what is known below the limit stays right."""
+    predictor, chance = Predictor(), random.Random(seed)
+    for turn in range(256):
+        tokens = math.ceil(chance.expovariate(1 / 100))
+        cut = turn % 2 == 0 and tokens > limit
+        predictor.observe(
+            BASIS, replace(happened(BASIS, 1.0), tokens=(min(tokens, limit) if cut else tokens,), cut=cut)
+        )
+    found = predictor.state().lengths["flash"]
+    assert abs(found.mean(10_000, 128) - 100) <= 30
+    for quantile in (0.25, 0.5, 0.75):
+        assert 0.65 <= found.at(quantile, 10_000, 128) / (-100 * math.log(1 - quantile)) <= 1.5
+
+
+def test_where_all_were_cut_the_limit_is_expected() -> None:
+    predictor = Predictor()
+    for _ in range(32):
+        predictor.observe(BASIS, replace(happened(BASIS, 1.0), tokens=(64,), cut=True))
+    found = predictor.state().lengths["flash"]
+    assert (found.mean(64, 128), found.at(0.9, 64, 128)) == (64, 64)
+    assert 64 < found.mean(256, 128) < 256, "what comes after the cut is not known"
 
 
 def test_a_tenant_whose_drafts_are_accepted_more_is_told_apart() -> None:

@@ -6,6 +6,7 @@ import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from outrider.errors import ContextLengthExceeded
 from outrider.gateway.asks import Ask, Prompt
@@ -73,6 +74,7 @@ def route(
     now_s: float,
     decision_id: str,
     default_max_tokens: int,
+    cached_tokens: Mapping[str, int] = MappingProxyType({}),
     assessment: Assessment = NOTHING_KNOWN,
     learnt: Corrections | None = None,
 ) -> Decision:
@@ -91,6 +93,7 @@ def route(
         batch_tokens={name: sum(map(len, batch)) for name, batch in prompts.items()},
         domain=assessment.domain,
         success=assessment.success,
+        cached_tokens=cached_tokens,
         exploration_seed=zlib.crc32(decision_id.encode()),
     )
     try:

@@ -37,7 +37,7 @@ class Choice:
     def __init__(self, index: int, admission: Admission, upstream: Upstream, meter: Meter) -> None:
         self.index = index
         self.request = admission.requests[index]
-        self.completion_tokens = 0
+        self.tokens: list[int] = []
         self.chunks = 0
         self.finish: str | None = None
         self.first_s: float | None = None
@@ -77,6 +77,10 @@ class Choice:
             raise TargetLost("the model's stream ended before the answer did")
         finally:
             await stream.aclose()
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
     def tpot_s(self) -> float | None:
@@ -161,7 +165,7 @@ class Choice:
         if chunk.tokens:
             self.last_s = time.monotonic()
             self.first_s = self.first_s or self.last_s
-            self.completion_tokens += len(chunk.tokens)
+            self.tokens += chunk.tokens
             self.chunks += 1
 
 

@@ -87,6 +87,9 @@ class Generation:
             rounds = sum(max(0, choice.chunks - 1) for choice in self.choices)
         return usage_body(self.admission, self.outcome(200), self.counts(), rounds, known=bool(known))
 
+    def sequences(self) -> list[tuple[int, ...]]:
+        return [(*choice.request.prompt_token_ids, *choice.tokens) for choice in self.choices if choice.tokens]
+
     def outcome(self, status: int, error: OutriderError | None = None) -> RequestOutcome:
         received_s, first_s, known = self.admission.received_s, self._first_s, self._summaries()
         return RequestOutcome(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from outrider.gateway.credit import InFlightCredit
 from outrider.gateway.line import Ahead
+from outrider.gateway.prefixes import Prefixes
 from outrider.gateway.upstream import Upstream
 from outrider.types import Decision, GenerationRequest, LoadSnapshot
 
@@ -24,6 +25,7 @@ class Loads:
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self.upstreams = upstreams
+        self.prefixes = Prefixes()
         self._credits: defaultdict[tuple[str, str], InFlightCredit] = defaultdict(InFlightCredit)
 
     def reported(self) -> dict[str, LoadSnapshot | None]:
@@ -51,6 +53,14 @@ class Loads:
         credit = self._credits[decision.model, decision.replica]
         for request in requests:
             credit.dispatched(time.time(), len(request.prompt_token_ids))
+            self.prefixes.sent(decision.replica, request.cache_salt, request.prompt_token_ids)
+
+    def ended(self, decision: Decision, tenant: str, sequences: Iterable[Sequence[int]], cached_tokens: int) -> None:
+        """A replica holds these prompts with their answers; of the prompts it had held so many tokens before."""
+        for tokens in sequences:
+            self.prefixes.sent(decision.replica, tenant, tokens)
+        if decision.basis is not None:
+            self.prefixes.happened(decision.replica, decision.basis.cached_tokens, cached_tokens)
 
     def _loads_of(self, model: str) -> list[LoadSnapshot]:
         return [self._credits[model, load.replica].applied(load) for load in self.upstreams[model].snapshots()]

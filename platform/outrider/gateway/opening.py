@@ -167,15 +167,17 @@ class Opening:
         parts, ahead = self._parts, None
         if behind_others and parts.entrance.anybody:
             ahead = {name: parts.entrance.ahead(name, self._tenant.tier.priority) for name in prompts}
+        loads = parts.loads.credited(ahead)
         return route(
             self._ask,
             self._tenant,
             prompts,
-            parts.loads.credited(ahead),
+            loads,
             self._policy,
             now_s=time.time(),
             decision_id=self._call.decision_id,
             default_max_tokens=parts.settings.default_max_tokens,
+            cached_tokens=parts.loads.prefixes.expected(self._tenant.name, prompts, loads),
             assessment=self._assessment,
             learnt=parts.predictor.state(),
         )

@@ -70,6 +70,9 @@ class Repetition:
     def usage(self) -> dict[str, object]:
         return usage_body(self.admission, self.outcome(200), self.counts(), 0, known=False)
 
+    def sequences(self) -> tuple[()]:
+        return ()
+
     def outcome(self, status: int, error: OutriderError | None = None) -> RequestOutcome:
         received_s, given = self.admission.received_s, self._given_s is not None
         reasons = [piece.finish for piece in self._kept.pieces]

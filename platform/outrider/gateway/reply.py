@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from outrider.accounting import Reservation
@@ -36,6 +36,10 @@ class Reply(Protocol):
 
     def usage(self) -> dict[str, object]:
         """See `usage_body`."""
+        ...
+
+    def sequences(self) -> Sequence[Sequence[int]]:
+        """Tokens of each choice, its prompt and what came of its answer; none where no replica has them."""
         ...
 
     def outcome(self, status: int, error: OutriderError | None = None) -> RequestOutcome:

@@ -29,7 +29,7 @@ from outrider.quality import by_tags
 from outrider.routing import Observed, Predictor
 from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
-from outrider.types import LoadSnapshot
+from outrider.types import FinishReason, LoadSnapshot
 
 __all__ = ["Caller", "Gateway"]
 
@@ -166,6 +166,7 @@ class Gateway:
         finally:
             self.running -= 1
             self._recent.end(admission.decision.decision_id, outcome)
+            self._loads.ended(admission.decision, admission.tenant.name, reply.sequences(), outcome.cached_tokens)
             self._record(admission, outcome)
             self._entrance.let_through()
         if admission.cache_key is not None and told and not outcome.cache_hit and outcome.limited_by is None:
@@ -249,4 +250,5 @@ def _observed(outcome: RequestOutcome, choices: int) -> Observed:
     """What a prediction is paired with: the router's clock begins where the line ended."""
     ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
     each = round(outcome.completion_tokens / choices)
-    return Observed(ttft_s, outcome.tpot_s, (each,) * choices, outcome.rounds)
+    cut = outcome.finish_reason in (None, FinishReason.LENGTH.value)
+    return Observed(ttft_s, outcome.tpot_s, (each,) * choices, outcome.rounds, cut)

@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 __all__ = ["Corrections", "OutputLength", "Spread", "load_bucket", "prompt_bucket", "upper_share"]
 
+_WHOLE = 0.95
 _PROMPT_EDGES = (64, 256, 1024, 4096)
 
 
@@ -41,6 +42,10 @@ class Spread:
     median: float = 0.0
     upper: float = math.log(1.4)
 
+    def moved(self, shift: float) -> Spread:
+        """As wide, and off by so much more."""
+        return Spread(self.median + shift, self.upper + shift)
+
     def at(self, quantile: float) -> float:
         """Logarithm of the ratio at a quantile; the three are on one normal distribution's scale."""
         return self.median + (self.upper - self.median) * upper_share(quantile)
@@ -50,6 +55,7 @@ class Spread:
 class OutputLength:
     """Lengths of answers of one kind in tokens, at these quantiles: (quantile, tokens), ascending in both.
 
+    Beyond the last one answers are taken to go on to their limit; from 0.95 on there is nothing worth asking beyond.
     No points: nothing is known, and lengths are taken to be exponential around the policy's expectation.
     """
 
@@ -59,11 +65,10 @@ class OutputLength:
         """Expected length of an answer that ends at `limit` at the latest."""
         if not self.points:
             return min(limit, default)
-        edges = (0.0, *((left + right) / 2 for (left, _), (right, _) in pairwise(self.points)), 1.0)
+        points = self.points if self.points[-1][0] >= _WHOLE else (*self.points, (1.0, float(limit)))
+        edges = (0.0, *((left + right) / 2 for (left, _), (right, _) in pairwise(points)), 1.0)
         shares = (right - left for left, right in pairwise(edges))
-        return max(
-            1, round(sum(share * min(limit, each) for share, (_, each) in zip(shares, self.points, strict=True)))
-        )
+        return max(1, round(sum(share * min(limit, each) for share, (_, each) in zip(shares, points, strict=True))))
 
     def at(self, quantile: float, limit: int, default: int) -> int:
         """Length that the share `quantile` of such answers does not pass; at 1 it is the limit."""
@@ -90,6 +95,7 @@ class Corrections:
     ttft, tpot: spreads by `model/load/prompt` and, for cells never seen, by `model`. lengths: by `tenant/domain/model`,
     then `domain/model`, then `model`. survival: by `model/domain/tenant` and `model/domain`, by how much more (or
     less) of a draft is accepted than the replica's mean says. The one that says most about a request is used.
+    replicas: those that are slower or faster than their model's others, by the logarithm of how much: (TTFT, TPOT).
     """
 
     version: str = ""
@@ -97,14 +103,19 @@ class Corrections:
     tpot: Mapping[str, Spread] = field(default_factory=dict)
     lengths: Mapping[str, OutputLength] = field(default_factory=dict)
     survival: Mapping[str, float] = field(default_factory=dict)
+    replicas: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def spreads(self, model: str, requests: int, places: int, prompt_tokens: int) -> tuple[Spread, Spread]:
-        """Of TTFT and TPOT on a replica with so many requests."""
+    def spreads(
+        self, model: str, requests: int, places: int, prompt_tokens: int, replica: str = ""
+    ) -> tuple[Spread, Spread]:
+        """Of TTFT and TPOT on a replica with so many requests; without its name, of the model's."""
         if not self.ttft:
             return _NO_SPREAD, _NO_SPREAD
         cell = f"{model}/{load_bucket(requests, places)}/{prompt_bucket(prompt_tokens)}"
         ttft = self.ttft.get(cell) or self.ttft.get(model) or _NO_SPREAD
-        return ttft, self.tpot.get(cell) or self.tpot.get(model) or _NO_SPREAD
+        tpot = self.tpot.get(cell) or self.tpot.get(model) or _NO_SPREAD
+        own = self.replicas.get(replica)
+        return (ttft, tpot) if own is None else (ttft.moved(own[0]), tpot.moved(own[1]))
 
     def length(self, tenant: str, domain: str, model: str) -> OutputLength:
         """Of answers to such a request."""

@@ -15,6 +15,9 @@ __all__ = ["Observed", "Predictor"]
 WINDOW = 256
 """Outcomes kept of a cell: an old load must be forgotten, and 256 place a 90 % quantile within 2 points."""
 MOST_CELLS = 1024
+OWN_WINDOW, MOST_REPLICAS = 64, 256
+WORTH_TELLING = math.log(1.1)
+"""A replica that differs less from its model's others is one of them."""
 REFIT_EVERY = 16
 """Outcomes between two states: a decision must not move with every answer before it."""
 PRIOR = 12
@@ -38,13 +41,14 @@ class Observed:
     """What happened to a request whose prediction is known; None where it did not get that far.
 
     ttft_s: from its decision to its first token. tpot_s: of the slowest choice. tokens: of each choice. rounds:
-    (admitted, accepted) of every decode round.
+    (admitted, accepted) of every decode round. cut: whether a limit ended it, and it might have been longer.
     """
 
     ttft_s: float | None
     tpot_s: float | None
     tokens: Sequence[int] = ()
     rounds: Sequence[tuple[int, int]] = ()
+    cut: bool = False
 
 
 class Predictor:
@@ -52,13 +56,17 @@ class Predictor:
 
     Ratios of outcome to raw prediction are kept by model × load × prompt length and by model: their median corrects,
     and their quantile of rank ⌈0.9 (n + 1)⌉ is what nine of ten alike do not pass (conformal prediction).
-    Outliers move neither by more than their share. Of cells the least recently seen are dropped.
+    Outliers move neither by more than their share. Of cells the least recently seen are dropped. What is left over, by
+    replica, tells one that has become slow from its like.
     """
 
     def __init__(self) -> None:
         self._ttft: OrderedDict[str, deque[float]] = OrderedDict()
         self._tpot: OrderedDict[str, deque[float]] = OrderedDict()
-        self._lengths: OrderedDict[str, deque[int]] = OrderedDict()
+        self._own: OrderedDict[str, tuple[deque[float], deque[float]]] = OrderedDict()
+        """By replica: ratios of TTFT and TPOT over the corrected medians of its model."""
+        self._lengths: OrderedDict[str, deque[tuple[int, bool]]] = OrderedDict()
+        """(tokens, whether cut)."""
         self._drafted: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """(expected, accepted) drafted tokens, decaying."""
         self._known: dict[str, OutputLength] = {}
@@ -74,25 +82,26 @@ class Predictor:
     def observe(self, basis: PredictionBasis, observed: Observed) -> None:
         """Take one outcome in. Cold replicas and stale reports teach nothing about times, several choices neither."""
         if basis.warm_s >= WARM_S and basis.age_s <= FRESH_S and basis.choices == 1:
-            if observed.ttft_s is not None:
-                self._ratio(self._ttft, basis, observed.ttft_s, basis.ttft_s)
-            if observed.tpot_s is not None and sum(observed.tokens) >= LEAST_TOKENS:
-                self._ratio(self._tpot, basis, observed.tpot_s, basis.tpot_s)
+            ttft_own, tpot_own = _replica(self._own, basis.replica)
+            load = basis.running + basis.queued
+            ttft, tpot = self._state.spreads(basis.model, load, basis.places, basis.prompt_tokens)
+            if (ratio := _ratio(observed.ttft_s, basis.ttft_s)) is not None:
+                self._count_in(self._ttft, basis, ratio)
+                ttft_own.append(ratio - ttft.median)
+            ratio = _ratio(observed.tpot_s, basis.tpot_s)
+            if ratio is not None and sum(observed.tokens) >= LEAST_TOKENS:
+                self._count_in(self._tpot, basis, ratio)
+                tpot_own.append(ratio - tpot.median)
         for key in (f"{basis.tenant}/{basis.domain}/{basis.model}", f"{basis.domain}/{basis.model}", basis.model):
-            _window(self._lengths, key).extend(tokens for tokens in observed.tokens if tokens > 0)
+            _window(self._lengths, key).extend((tokens, observed.cut) for tokens in observed.tokens if tokens > 0)
             self._touched.add(key)
         self._accepted(basis, observed.rounds)
         self._count += 1
         if self._count % REFIT_EVERY == 0:
             self._state = self._fitted()
 
-    def _ratio(
-        self, cells: OrderedDict[str, deque[float]], basis: PredictionBasis, happened_s: float, predicted_s: float
-    ) -> None:
-        if happened_s <= 0 or predicted_s <= 0:
-            return
+    def _count_in(self, cells: OrderedDict[str, deque[float]], basis: PredictionBasis, ratio: float) -> None:
         load = load_bucket(basis.running + basis.queued, basis.places)
-        ratio = math.log(happened_s / predicted_s)
         for key in (f"{basis.model}/{load}/{prompt_bucket(basis.prompt_tokens)}", basis.model):
             _window(cells, key).append(ratio)
 
@@ -120,7 +129,40 @@ class Predictor:
             for key, (expected, accepted) in self._drafted.items()
             if expected >= LEAST_DRAFTED
         }
-        return Corrections(f"p{self._count}", dict(_spreads(self._ttft)), dict(_spreads(self._tpot)), lengths, survival)
+        return Corrections(
+            f"p{self._count}",
+            dict(_spreads(self._ttft)),
+            dict(_spreads(self._tpot)),
+            lengths,
+            survival,
+            {name: shifts for name, own in self._own.items() if any(shifts := (_shift(own[0]), _shift(own[1])))},
+        )
+
+
+def _ratio(happened_s: float | None, predicted_s: float) -> float | None:
+    """Logarithm of outcome ÷ raw prediction."""
+    if happened_s is None or happened_s <= 0 or predicted_s <= 0:
+        return None
+    return math.log(happened_s / predicted_s)
+
+
+def _replica(known: OrderedDict[str, tuple[deque[float], deque[float]]], name: str) -> tuple[deque[float], ...]:
+    """The replica's windows, the last to be dropped."""
+    own = known.pop(name, None)
+    if own is None:
+        own = deque(maxlen=OWN_WINDOW), deque(maxlen=OWN_WINDOW)
+    known[name] = own
+    if len(known) > MOST_REPLICAS:
+        known.popitem(last=False)
+    return own
+
+
+def _shift(left_over: Sequence[float]) -> float:
+    """Their median, drawn towards 0 by how few they are; 0 where it is not worth telling."""
+    if not left_over:
+        return 0.0
+    median = sorted(left_over)[len(left_over) // 2] * len(left_over) / (len(left_over) + PRIOR)
+    return min(max(median, -SHIFT), SHIFT) if abs(median) >= WORTH_TELLING else 0.0
 
 
 def _window(cells: OrderedDict[str, deque], key: str) -> deque:  # type: ignore[type-arg]
@@ -152,6 +194,17 @@ def _spread(ratios: Sequence[float], prior: Spread) -> Spread:
     return Spread(median, min(max(upper, median + SPREAD[0]), median + SPREAD[1]))
 
 
-def _length(lengths: Sequence[int]) -> OutputLength:
-    ordered = sorted(lengths)
-    return OutputLength(tuple((q, float(ordered[min(len(ordered) - 1, int(q * len(ordered)))])) for q in _QUANTILES))
+def _length(lengths: Sequence[tuple[int, bool]]) -> OutputLength:
+    """Quantiles of the lengths that answers would have without limits, by the product-limit estimator.
+
+    E. Kaplan and P. Meier, 1958: an answer that was cut says only that it would have been longer. Quantiles that so few
+    reached whole are left out; where none is known, that most are as long as the longest is.
+    """
+    points, alive, wanted = [], 1.0, iter(_QUANTILES)
+    quantile = next(wanted, None)
+    for before, (tokens, cut) in enumerate(sorted(lengths)):
+        alive *= 1.0 if cut else 1.0 - 1.0 / (len(lengths) - before)
+        while quantile is not None and 1.0 - alive >= quantile - 1e-9:
+            points.append((quantile, float(tokens)))
+            quantile = next(wanted, None)
+    return OutputLength(tuple(points) or ((0.0, float(max(lengths)[0])),))

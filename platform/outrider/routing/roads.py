@@ -173,6 +173,7 @@ class _Offer:
                 snapshot.running_requests + snapshot.queued_requests,
                 snapshot.max_running_requests,
                 paid - cached,
+                snapshot.replica,
             )
             age_s = now_s - snapshot.time_s
             if age_s < 0.0:
