@@ -192,6 +192,11 @@ class LoadSnapshot:
     draft_s: float = 0.0
     round_s: float = 0.0
     """Smoothed duration of a whole round (draft, verification, transfer), seconds; 0 before the first."""
+    pace_s: float = 0.0
+    """Seconds per token of a running request over the last second or so of decoding, whatever rounds held beside it; 0
+    before the first."""
+    pace_requests: float = 0.0
+    """How many ran then, on average."""
     hopeless_requests: int = 0
     """Running requests that will miss their TPOT target whatever is verified for them; nothing is asked of rounds for
     them any more."""
@@ -238,7 +243,7 @@ class PredictionBasis:
 
     running, queued: requests on the replica, work credited to it included; queued_tokens are theirs. warm_s: how long
     the replica had run its present step; less than some seconds proves nothing. accepted: tokens a round was expected
-    to emit, by depth cap.
+    to emit, by depth cap. pace_s, pace_requests: of the load report.
     """
 
     model: str
@@ -258,6 +263,8 @@ class PredictionBasis:
     warm_s: float = 0.0
     age_s: float = 0.0
     choices: int = 1
+    pace_s: float = 0.0
+    pace_requests: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

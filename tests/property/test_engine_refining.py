@@ -52,6 +52,15 @@ def test_predictions_become_right() -> None:
     assert not refinement.drifted
 
 
+def test_what_a_size_took_under_another_load_is_forgotten() -> None:
+    """Sizes that nobody asked for since follow their neighbours back."""
+    refinement = Refinement(COSTS)
+    play(refinement, shape(64), 2400, slower=2.5)
+    assert refinement.costs.step(64).step_s(256) == pytest.approx(2.5 * 0.040, rel=0.04)
+    play(refinement, shape(1), 4800)
+    assert refinement.costs.step(64).step_s(256) == pytest.approx(0.040, rel=0.04)
+
+
 def test_a_correction_holds_at_every_context_and_for_sizes_not_seen() -> None:
     refinement = Refinement(COSTS)
     play(refinement, shape(8), 2400, slower=1.5)

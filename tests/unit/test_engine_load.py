@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider.engine.load import AcceptanceMeter, Smoothed
+from outrider.engine.load import AcceptanceMeter, Pace, Smoothed
 
 
 def test_the_first_samples_are_averaged_evenly() -> None:
@@ -54,3 +54,15 @@ def test_bad_news_ages_while_nobody_drafts() -> None:
     for _ in range(2000):
         meter.pass_round()
     assert meter.expected_tokens() == pytest.approx(AcceptanceMeter(3).expected_tokens(), abs=0.01)
+
+
+def test_a_pace_is_the_requests_time_over_their_tokens_and_forgets_within_seconds() -> None:
+    pace = Pace()
+    assert (pace.value, pace.requests) == (0.0, 0.0)
+    for _ in range(100):
+        pace.add(0.1, 4, 8)  # two tokens each in a tenth of a second
+    assert pace.value == pytest.approx(0.05)
+    assert pace.requests == pytest.approx(4.0)
+    pace.add(10.0, 1, 1)  # nothing but this one counts after it
+    assert pace.value == pytest.approx(10.0, rel=0.01)
+    assert pace.requests == pytest.approx(1.0, rel=0.01)

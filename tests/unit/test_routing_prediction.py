@@ -60,6 +60,21 @@ def test_a_cap_that_is_too_large_costs_a_fraction_of_what_such_a_depth_would() -
     assert found(IDLE, 0, 1, 2, 7).tpot_s == pytest.approx(expected)
 
 
+def test_what_a_token_lately_took_scales_what_the_curves_say() -> None:
+    """In a round is more than its step: prompts beside it, the host, a neighbour on the same cores."""
+    lately = loaded(pace_s=3.4, pace_requests=1.0)  # the curves say 0.85 of one request, at its best depth
+    assert found(lately, 0).tpot_s == pytest.approx([4.0])
+    assert found(lately, 0, 1, 2).tpot_s[2] == pytest.approx(3.4)
+    others = loaded(running_requests=3, pace_s=2.6, pace_requests=4.0)  # 1.3 of four, without drafts
+    assert found(others, 0).tpot_s == pytest.approx([2.6])
+    assert found(loaded(pace_s=1e9, pace_requests=1.0), 0).tpot_s == pytest.approx([64.0])
+
+
+def test_tpot_counts_who_is_ahead_in_the_queue() -> None:
+    """They run by the time it does."""
+    assert found(loaded(running_requests=1, queued_requests=2), 0).tpot_s == pytest.approx([1.3])
+
+
 def test_tpot_counts_the_others() -> None:
     busy = loaded(running_requests=3)
     assert found(busy, 0).tpot_s == pytest.approx(0.9 + 0.1 * 4)

@@ -337,6 +337,8 @@ class Engine:
             step_curve=curve.points(),
             draft_s=meters.draft_s.value if ready else 0.0,
             round_s=meters.round_s.value,
+            pace_s=meters.pace.value,
+            pace_requests=meters.pace.requests,
             hopeless_requests=sum(sequence.hopeless for sequence in self.running),
             prediction_bias=self.costing.bias,
             prediction_error=self.costing.error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
@@ -10,7 +11,7 @@ import numpy as np
 
 from outrider.scheduling import StepCostCurve
 
-__all__ = ["AcceptanceMeter", "RoundMeters", "RoundTimes", "Smoothed", "Typical"]
+__all__ = ["AcceptanceMeter", "Pace", "RoundMeters", "RoundTimes", "Smoothed", "Typical"]
 
 
 class Smoothed:
@@ -26,6 +27,32 @@ class Smoothed:
         self.samples += 1
         weight = max(self._weight, 1.0 / self.samples)
         self.value += weight * (sample - self.value)
+
+
+class Pace:
+    """Seconds per token of a request: its share of time and tokens, both forgotten over a second of rounds."""
+
+    _MEMORY_S = 1.0
+
+    def __init__(self) -> None:
+        self._whole_s = self._requests_s = self._tokens = 0.0
+
+    @property
+    def value(self) -> float:
+        """0 before the first token."""
+        return self._requests_s / self._tokens if self._tokens else 0.0
+
+    @property
+    def requests(self) -> float:
+        """How many ran at a time, on average."""
+        return self._requests_s / self._whole_s if self._whole_s else 0.0
+
+    def add(self, whole_s: float, requests: int, tokens: int) -> None:
+        """A round of so many decoding requests that emitted so many tokens."""
+        kept = math.exp(-whole_s / self._MEMORY_S)
+        self._whole_s = kept * self._whole_s + whole_s
+        self._requests_s = kept * self._requests_s + whole_s * requests
+        self._tokens = kept * self._tokens + tokens
 
 
 class Typical:
@@ -117,6 +144,7 @@ class RoundMeters:
         self.acceptance = AcceptanceMeter(block_size)
         self.last: RoundTimes | None = None
         self.round_s, self.draft_s, self.rate = (Smoothed() for _ in range(3))
+        self.pace = Pace()
 
     def follow(self, block_size: int) -> None:
         """What was learnt is of another drafter if its block size is another."""
@@ -137,6 +165,7 @@ class RoundMeters:
         if not times.requests:
             return
         self.round_s.add(times.whole_s)
+        self.pace.add(times.whole_s, times.requests, emitted_tokens)
         if times.draft_s:
             self.draft_s.add(times.draft_s)
         else:

@@ -19,6 +19,8 @@ __all__ = ["Refinement", "RoundShape"]
 _RECENT = 31
 _KNOWN = 8
 """Samples of a size before it is corrected."""
+_EXPIRED = 256
+"""A sample so many samples ago is forgotten: what a size took under another load says nothing of it now."""
 _SAMPLED = 8
 """One round in so many is looked at: looking takes 60 µs between steps that leave no cache to Python."""
 _EVERY_SAMPLES = 8
@@ -60,7 +62,9 @@ class _Factors:
     def __init__(self, curve: StepCostCurve) -> None:
         self._sizes = [math.log(size) for size in curve.tokens]
         self._edges = [math.exp((one + other) / 2) for one, other in pairwise(self._sizes)]
-        self._recent: list[deque[float]] = [deque(maxlen=_RECENT) for _ in self._sizes]
+        self._recent: list[deque[tuple[int, float]]] = [deque(maxlen=_RECENT) for _ in self._sizes]
+        """(number of the sample, logarithm)."""
+        self._samples = 0
         self._logs = [0.0] * len(self._sizes)
         self._outliers = 0
 
@@ -71,7 +75,7 @@ class _Factors:
     @property
     def at_bound(self) -> bool:
         """Whether some size is further off than may be corrected."""
-        return any(len(recent) >= _KNOWN and abs(median(recent)) > _BOUND for recent in self._recent)
+        return any(abs(each) > _BOUND for each in self._medians().values())
 
     def add(self, size: int, ratio: float) -> None:
         """A sample of real ÷ measured. One far from what is known is left out, unless such come one after another."""
@@ -82,14 +86,23 @@ class _Factors:
                 return
         else:
             self._outliers = 0
-        self._recent[place].append(log)
+        self._samples += 1
+        self._recent[place].append((self._samples, log))
+        for recent in self._recent:
+            while recent and recent[0][0] + _EXPIRED <= self._samples:
+                recent.popleft()
+
+    def _medians(self) -> dict[int, float]:
+        """By place, of sizes with enough samples."""
+        known = ((place, recent) for place, recent in enumerate(self._recent) if len(recent) >= _KNOWN)
+        return {place: median(log for _, log in recent) for place, recent in known}
 
     def move(self) -> bool:
         """Follow the medians by one step; whether that is worth another model."""
-        known = [place for place, recent in enumerate(self._recent) if len(recent) >= _KNOWN]
+        known = self._medians()
         if not known:
             return False
-        medians = [min(max(median(self._recent[place]), -_BOUND), _BOUND) for place in known]
+        medians = [min(max(each, -_BOUND), _BOUND) for each in known.values()]
         wanted = np.interp(self._sizes, [self._sizes[place] for place in known], medians)
         moves = [min(max(goal - log, -_STEP), _STEP) for goal, log in zip(wanted.tolist(), self._logs, strict=True)]
         if max(abs(move) for move in moves) < _NOTICEABLE:

@@ -164,4 +164,6 @@ def _basis(ranking: Ranking) -> PredictionBasis:
         warm_s=load.warm_s,
         age_s=road.age_s,
         choices=query.choices,
+        pace_s=load.pace_s,
+        pace_requests=load.pace_requests,
     )

@@ -30,7 +30,12 @@ A cap is a bound and not a depth: the engine trims every round by its live price
 """
 
 _MOST_CURVES = 512
-_LOAD = attrgetter("running_requests", "queued_requests", "queued_tokens", "max_running_requests", "round_s", "draft_s")
+_LOAD = attrgetter(
+    "running_requests", "queued_requests", "queued_tokens", "max_running_requests", "round_s", "draft_s",
+    "pace_s", "pace_requests",
+)  # fmt: skip
+_OFF = (1 / 16, 64.0)
+"""A pace that is further from what the curves say says something else."""
 
 
 def table(rows: Iterable[Sequence[float]], width: int) -> Floats:
@@ -42,12 +47,11 @@ def table(rows: Iterable[Sequence[float]], width: int) -> Floats:
 class Axes:
     """What a candidate is chosen by beside its replica: D depth caps, ascending, and numbers of C classes.
 
-    reach: 0 … the largest cap. Tokens are whole, as floats: there is no conversion on the way. prefill_chunk: tokens of
-    a prompt that a step which also decodes may take.
+    Tokens are whole, as floats: there is no conversion on the way. prefill_chunk: tokens of a prompt that a step which
+    also decodes may take.
     """
 
     depths: Integers
-    reach: Integers
     co_batch_tokens: Floats
     prefill_chunk: Floats
     wait_s: Floats
@@ -57,7 +61,6 @@ class Axes:
         """From values as the policy has them."""
         return cls(
             np.array(depths, dtype=np.int64),
-            np.arange(max(depths) + 1),
             np.array([each.co_batch_tokens for each in classes], dtype=np.float64),
             np.array([max(1.0, each.prefill_share * each.co_batch_tokens // 1) for each in classes]),
             np.array([each.admission_wait_s for each in classes]),
@@ -77,6 +80,8 @@ class Fleet:
     places: Floats
     round_s: Floats
     draft_s: Floats
+    pace_s: Floats
+    pace_requests: Floats
     largest_step: Floats
     accepted: Floats
     curve_tokens: Floats
@@ -91,8 +96,10 @@ class Fleet:
         tokens += np.repeat(_offsets(count, _SPACING), [each.shape[1] for each in knots])
         largest = np.fromiter((curve[-1][0] for curve in curves), np.float64, count)
         accepted = _accepted([each.acceptance_tokens or (1.0,) for each in snapshots])
-        running, queued, queued_tokens, places, round_s, draft_s = table(map(_LOAD, snapshots), 6)
-        return cls(running, queued, queued_tokens, places, round_s, draft_s, largest, accepted, tokens, seconds)
+        running, queued, queued_tokens, places, round_s, draft_s, pace_s, crowd = table(map(_LOAD, snapshots), 8)
+        return cls(
+            running, queued, queued_tokens, places, round_s, draft_s, pace_s, crowd, largest, accepted, tokens, seconds
+        )
 
     def step_s(self, tokens: Floats) -> Floats:
         """Seconds of steps over so many tokens; both are [R, n]. One call for all sizes is cheapest."""
@@ -158,33 +165,30 @@ def predict(
 
     TTFT is the wait for a free place, for the round in flight or, where nobody runs, for company (batch class), and for
     queue and prompt to be prefilled beside what runs. It never falls when the queue grows, nor when more run where
-    some do. TPOT is with its choices running beside what runs, or with all places taken.
+    some do. TPOT is with its choices running beside what runs and what is ahead of it, or with all places taken.
     """
     running, limited = fleet.running, fleet.places > 0
-    with_it = running + choices
-    places = np.where(limited, fleet.places, with_it)
-    beside = np.minimum(with_it, places)
-    ahead = np.maximum((running + fleet.queued + 1 - places) * limited, 0.0)
-    waits = bool(ahead.any())
-    accepted = fleet.accepted
-    if accepted_ratio is not None:
-        accepted = 1.0 + (accepted - 1.0) * accepted_ratio[:, None]
-    crowds = np.stack((beside, places), axis=1) if waits else beside[:, None]
+    ahead = running + fleet.queued
+    places = np.where(limited, fleet.places, ahead + choices)
+    beside = np.minimum(ahead + choices, places)
+    waiting = np.maximum((ahead + 1 - places) * limited, 0.0)
     prefill = _Prefill.of(fleet, axes, prompt_tokens)
-    sizes = crowds[:, :, None] * (axes.reach + 1)
+    crowds = np.stack((beside, places, np.maximum(fleet.pace_requests, 1.0)), axis=1)
+    most = int(axes.depths[-1])
+    sizes = crowds[:, :, None] * (_reach(max(most + 1, fleet.accepted.shape[1])) + 1)
     asked = (running[:, None], prefill.sizes, sizes.reshape(len(sizes), -1))
     times = fleet.step_s(np.concatenate(asked, axis=1))
     at = 1 + prefill.sizes.shape[1]
-    best, paces = _paces_s(times[:, at:].reshape(sizes.shape), fleet.draft_s, accepted)
+    best, paces = _paces_s(times[:, at:].reshape(sizes.shape), fleet, accepted_ratio)
     round_s = np.maximum(fleet.round_s, times[:, 0] + fleet.draft_s)
     busy = (running > 0)[:, None]
     ttft_s = np.where(busy, round_s[:, None], axes.wait_s)
     ttft_s += prefill.seconds(times[:, 1:at], busy)
-    if waits:
+    if waiting.any():
         # A place is free again once per expected answer's time, over the number of places.
         # Whose they are is not known: they are taken to be of the first class, at its best depth.
-        deepest = np.minimum(axes.reach[-1], _share(axes.co_batch_tokens[:1], places)[:, 0])
-        ttft_s += (ahead * output_tokens / places * best[np.arange(len(best)), 1, deepest])[:, None]
+        deepest = np.minimum(most, _share(axes.co_batch_tokens[:1], places)[:, 0])
+        ttft_s += (waiting * output_tokens / places * best[np.arange(len(best)), 1, deepest])[:, None]
     depths = np.minimum(axes.depths, _share(axes.co_batch_tokens, beside)[:, :, None])
     depths += _offsets(len(paces), paces[0].size)[:, None, None]
     return Prediction(ttft_s[:, :, None], paces.take(depths))
@@ -199,21 +203,37 @@ def _share(co_batch_tokens: Floats, requests: Floats) -> Integers:
     return np.maximum(share, 0.0).astype(np.int64)
 
 
-def _paces_s(step_s: Floats, draft_s: Floats, accepted: Floats) -> tuple[Floats, Floats]:
-    """Seconds per token with every depth from 0 as the cap, [R, crowds, N], from the steps' times, which are used up.
+def _paces_s(step_s: Floats, fleet: Fleet, accepted_ratio: Floats | None) -> tuple[Floats, Floats]:
+    """Seconds per token with every depth from 0 as the cap, from the steps' times, which are used up; all [R, 3, N].
 
-    A round's time over the tokens it should emit, (T(B) + draft) / τ: at the best depth up to each cap, and with the
-    regret of a cap that is too large.
+    Of the three crowds the last is who ran lately: what they really took, over what the curves say of them, scales all.
+    In it is what the curves leave out: prompts beside, the host's own time, a neighbour on the same cores. A round's
+    time over the tokens it should emit, (T(B) + draft) / τ: at the best depth up to each cap, and with the regret of a
+    cap that is too large.
     """
-    last, depths = accepted.shape[1] - 1, step_s.shape[2]
-    emitted = accepted[:, :depths] if last + 1 >= depths else accepted[:, np.minimum(np.arange(depths), last)]
-    step_s[:, :, 1:] += draft_s[:, None, None]
-    step_s /= emitted[:, None, :]
+    columns, depths = fleet.accepted, step_s.shape[2]
+    if columns.shape[1] < depths:
+        columns = columns[:, np.minimum(_reach(depths), columns.shape[1] - 1)]
+    step_s[:, :, 1:] += fleet.draft_s[:, None, None]
+    if accepted_ratio is None:
+        step_s /= columns[:, None, :]
+    else:
+        step_s[:, 2] /= columns
+        step_s[:, :2] /= (1.0 + (columns - 1.0) * accepted_ratio[:, None])[:, None, :]
     best = np.minimum.accumulate(step_s, axis=2)
     step_s -= best
     step_s *= _REGRET
     step_s += best
+    lately_s = best[:, 2, -1]
+    off = np.clip(np.where(fleet.pace_s > 0, fleet.pace_s, lately_s) / lately_s, *_OFF)[:, None, None]
+    best *= off
+    step_s *= off
     return best, step_s
+
+
+@lru_cache(maxsize=64)
+def _reach(depths: int) -> Integers:
+    return np.arange(depths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ LEAST_TOKENS = 8
 """Of an answer whose pace is worth a look."""
 LEAST_LENGTHS = 20
 LEAST_DRAFTED = 64.0
-SHIFT = math.log(4)
-"""A correction is within a factor of four: what is further off is broken, not mispredicted."""
+SHIFT = math.log(8)
+"""A correction is within a factor of eight: what is further off is broken, not mispredicted."""
 SPREAD = (math.log(1.05), math.log(16))
 RATIO = (0.25, 4.0)
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
