@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -60,6 +61,35 @@ class EventPace:
         return self.open_streams / self._events_per_s
 
 
+class Arrivals:
+    """What has come of one stream and was not taken yet."""
+
+    def __init__(self) -> None:
+        self._items: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
+        self._ending = asyncio.Event()
+
+    def __len__(self) -> int:
+        return self._items.qsize()
+
+    def put(self, item: TokenChunk | OutriderError) -> None:
+        """Something came."""
+        self._items.put_nowait(item)
+        if not isinstance(item, TokenChunk) or item.finish is not None:
+            self._ending.set()
+
+    async def take(self, earliest_s: float) -> list[TokenChunk | OutriderError]:
+        """All there is, one item at least, not before `earliest_s`: but the end of a stream is not kept waiting."""
+        items = [await self._items.get()]
+        wait_s = earliest_s - time.monotonic()
+        if wait_s > 0 and not self._ending.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._ending.wait()
+        while not self._items.empty():
+            items.append(self._items.get_nowait())
+        return items
+
+
 class ServeUpstream:
     """One model. Tokens come over the channel; the handle call carries placement, cancellation and failure."""
 
@@ -73,7 +103,7 @@ class ServeUpstream:
         self._target = target
         self._gateway = gateway
         self._stale_s = stale_s
-        self._streams: dict[str, asyncio.Queue[TokenChunk | OutriderError]] = {}
+        self._streams: dict[str, Arrivals] = {}
         self._loads: dict[str, tuple[float, LoadSnapshot]] = {}
         """By replica: the newest load and when it arrived on this process's monotonic clock."""
 
@@ -96,8 +126,7 @@ class ServeUpstream:
         """
         if request.request_id in self._streams:
             raise InvalidRequest(f"a request with the id {request.request_id} is already running")
-        arrived: asyncio.Queue[TokenChunk | OutriderError] = asyncio.Queue()
-        self._streams[request.request_id] = arrived
+        arrived = self._streams[request.request_id] = Arrivals()
         call = self._target.generate(request, self._gateway, decision.replica)
         watch = asyncio.ensure_future(self._watch(call, arrived))
         ended = False
@@ -105,11 +134,8 @@ class ServeUpstream:
         self._pace.open_streams += 1
         try:
             while not ended:
-                items = [await arrived.get()]
-                await _pause(items[0], earliest_s)
+                items = await arrived.take(earliest_s)
                 earliest_s = time.monotonic() + self._pace.interval_s
-                while not arrived.empty():
-                    items.append(arrived.get_nowait())
                 for chunk in _merged(items):
                     ended = chunk.finish is not None
                     yield chunk
@@ -126,10 +152,10 @@ class ServeUpstream:
         self._loads[load.replica] = (time.monotonic(), load)
         if not whole:
             for stream in self._streams.values():
-                stream.put_nowait(TargetLost("tokens were lost between the target and the gateway"))
+                stream.put(TargetLost("tokens were lost between the target and the gateway"))
         for request_id, chunk in message.chunks:
             if (open_stream := self._streams.get(request_id)) is not None:
-                open_stream.put_nowait(chunk)
+                open_stream.put(chunk)
 
     async def keep_attached(self) -> None:
         """Ask for load reports while one is missing: at start, and after a replica was restarted."""
@@ -141,29 +167,23 @@ class ServeUpstream:
                     logger.debug("target %s does not answer yet: %r", self.model, error)
             await asyncio.sleep(self._stale_s / 4)
 
-    async def _watch(self, call: GenerateCall, arrived: asyncio.Queue[TokenChunk | OutriderError]) -> None:
+    async def _watch(self, call: GenerateCall, arrived: Arrivals) -> None:
         """Turn the end of the handle call into the end of the stream, unless the last chunk is there first."""
         try:
             await call
             await asyncio.sleep(LAST_CHUNK_S)
-            arrived.put_nowait(TargetLost("the target ended the request but its last tokens never arrived"))
+            arrived.put(TargetLost("the target ended the request but its last tokens never arrived"))
         except OutriderError as error:
-            arrived.put_nowait(raised_there(error))
+            arrived.put(raised_there(error))
         except asyncio.CancelledError:
-            arrived.put_nowait(NotReady("the target was stopped before it took the request"))
+            arrived.put(NotReady("the target was stopped before it took the request"))
             raise
         except RequestCancelledError:  # by us, when the stream was closed: says nothing of the replica
-            arrived.put_nowait(NotReady("the request was cancelled"))
+            arrived.put(NotReady("the request was cancelled"))
         except Exception as error:  # Ray's own: the replica died, or is unreachable
             logger.warning("a call of %s failed: %r", self.model, error)
             self._loads.clear()  # whoever still lives says so within a second
-            arrived.put_nowait(TargetLost("the target was lost while it was answering"))
-
-
-async def _pause(item: TokenChunk | OutriderError, until_s: float) -> None:
-    """Let further rounds arrive; the end of a stream is not kept waiting."""
-    if isinstance(item, TokenChunk) and item.finish is None and (wait_s := until_s - time.monotonic()) > 0:
-        await asyncio.sleep(wait_s)
+            arrived.put(TargetLost("the target was lost while it was answering"))
 
 
 def _merged(items: Sequence[TokenChunk | OutriderError]) -> Iterator[TokenChunk]:

@@ -188,7 +188,7 @@ async def test_rounds_a_slow_reader_missed_come_as_one_chunk(target: Target, ups
     arrived = upstream._streams["r1"]
     await target.emit(("r1", TokenChunk((5, 6))))
     await target.emit(("r1", TokenChunk((7,), finish=FinishReason.LENGTH, summary=SUMMARY)))
-    await target.until(lambda: arrived.qsize() == 2)
+    await target.until(lambda: len(arrived) == 2)
     assert [chunk async for chunk in stream] == [TokenChunk((5, 6, 7), finish=FinishReason.LENGTH, summary=SUMMARY)]
 
 
@@ -198,8 +198,8 @@ async def test_merged_rounds_keep_every_log_probability(target: Target, upstream
     await target.until(lambda: "r1" in upstream._streams)
     entries = tuple(TokenLogprob(token, -0.1 * token, ((token, -0.1 * token),)) for token in range(3))
     arrived = upstream._streams["r1"]
-    arrived.put_nowait(TokenChunk((0,), logprobs=entries[:1], prompt_logprobs=(None, entries[2])))
-    arrived.put_nowait(TokenChunk((1, 2), logprobs=entries[1:]))
+    arrived.put(TokenChunk((0,), logprobs=entries[:1], prompt_logprobs=(None, entries[2])))
+    arrived.put(TokenChunk((1, 2), logprobs=entries[1:]))
     assert await first == TokenChunk((0, 1, 2), logprobs=entries, prompt_logprobs=(None, entries[2]))
     await stream.aclose()
 
@@ -220,7 +220,7 @@ async def test_tokens_before_an_error_are_delivered_and_none_after_it(target: Ta
     await first
     arrived = upstream._streams["r1"]
     for item in (TokenChunk((5,)), TargetLost("gone"), TokenChunk((6,))):
-        arrived.put_nowait(item)
+        arrived.put(item)
     assert (await anext(stream)).tokens == (5,)
     with pytest.raises(TargetLost, match="gone"):
         await anext(stream)
@@ -250,6 +250,22 @@ async def test_a_paced_stream_merges_what_arrives_meanwhile(target: Target, upst
     upstream._pace.open_streams = 1
     await stream.aclose()
     assert upstream._pace.open_streams == 0
+
+
+async def test_the_end_of_a_paced_stream_is_not_kept_waiting(target: Target, upstream: ServeUpstream) -> None:
+    """Also where it comes while an earlier round is held back: a short answer would take as long as a pause."""
+    stream = upstream.stream(_request(), DECISION)
+    first = asyncio.ensure_future(anext(stream))
+    upstream._pace.open_streams = 400_000  # more than half an hour between two events
+    await target.emit(("r1", TokenChunk((4,))))
+    await first
+    rest = asyncio.ensure_future(anext(stream))
+    await target.emit(("r1", TokenChunk((5,))))
+    await asyncio.sleep(0.05)
+    assert not rest.done()
+    await target.emit(("r1", TokenChunk((6,), finish=FinishReason.LENGTH, summary=SUMMARY)))
+    assert (await asyncio.wait_for(rest, 5)).tokens == (5, 6)
+    assert [chunk async for chunk in stream] == []
 
 
 async def test_an_id_in_use_is_refused_and_the_first_goes_on(target: Target, upstream: ServeUpstream) -> None:
