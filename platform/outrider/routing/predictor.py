@@ -12,8 +12,8 @@ from outrider.types import PredictionBasis
 
 __all__ = ["Observed", "Predictor"]
 
-WINDOW = 256
-"""Outcomes kept of a cell: an old load must be forgotten, and 256 place a 90 % quantile within 2 points."""
+WINDOW = 96
+"""Outcomes kept of a cell: they place a 90 % quantile within 3 points, and an old load must be forgotten soon."""
 MOST_CELLS = 1024
 OWN_WINDOW, MOST_REPLICAS = 64, 256
 WORTH_TELLING = math.log(1.1)
