@@ -172,7 +172,7 @@ def main(
     scenario: Annotated[Path, typer.Argument(help="Scenario YAML.")] = HERE / "scenarios" / "choice.yaml",
     policy: Annotated[Path, typer.Option(help="The joint policy.")] = HERE / "choice.yaml",
     url: Annotated[str, typer.Option(help="Where the platform answers.")] = "http://127.0.0.1:8000",
-    depth: Annotated[list[int], typer.Option(help="Depths to tune over.")] = [0, 3, 7],  # noqa: B006
+    depth: Annotated[list[int], typer.Option(help="Depths to tune over.")] = [0, 7],  # noqa: B006
     repetitions: Annotated[int, typer.Option(min=1, help="Of the two arms, in turn, after tuning.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON form to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,

@@ -116,7 +116,7 @@ def test_cells_are_bounded() -> None:
 
 @pytest.mark.parametrize("limit", [40, 100, 400])
 def test_answers_that_were_cut_count_as_longer_ones(limit: int) -> None:
-    """Lengths are exponential around 100, every other answer is cut at the limit: counted as whole, 40 would give 66."""
+    """Lengths are exponential around 100, every other answer is cut: counted as whole, 40 gives 66."""
     chance, means, medians = random.Random(limit), [], []
     for _ in range(40):
         predictor = Predictor()
