@@ -1,6 +1,8 @@
-"""Several answers to one request: what they cost and how long they take beside each other."""
+"""Several answers to one request, what they cost and how long they take; and replicas that hold some of its prompt."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -48,3 +50,22 @@ def test_every_prompt_must_fit_by_itself_and_not_all_together() -> None:
     assert decided(prompt=300, choices=4, batch_tokens={"flash": 1200}).max_tokens == 50
     with pytest.raises(ContextLengthExceeded):
         decided(prompt=500)
+
+
+def test_a_replica_that_holds_the_prompt_is_chosen_until_others_are_sooner() -> None:
+    """What is cached makes it faster and cheaper; being cheaper alone must not draw all work to one replica."""
+    policy = parse_policy(POLICY.replace("max_depth: 0", "max_depth: 0, objective: cheapest")).policy
+    assert isinstance(policy, Policy)
+
+    def chosen(queued: int) -> Decision:
+        loads = [
+            replace(LOAD, replica="empty"),
+            replace(LOAD, replica="holds", queued_tokens=queued, queued_requests=1),
+        ]
+        query = RouteQuery(policy.tenants["acme"], "flash", {"flash": 200}, 50, cached_tokens={"holds": 192})
+        return decide(query, {"flash": loads}, policy, now_s=0.0, decision_id="id")
+
+    near, far = chosen(0), chosen(400)
+    assert (near.replica, far.replica) == ("holds", "empty")
+    assert near.predicted_cost_usd == pytest.approx(8e-6 + 192e-6 + 50e-5), "no cached price: as others"
+    assert near.predicted_ttft_s < far.predicted_ttft_s

@@ -66,7 +66,7 @@ def choose(forecast: Forecast, query: RouteQuery, policy: Policy, rules: Effecti
     kept_all = int(np.count_nonzero(keeping))
     late = forecast.late
     ranks = [] if kept_all else [*misses]
-    ranks += [score, late.e2e_s, forecast.cost_usd, -forecast.quality, late.ttft_s]
+    ranks += [score, late.e2e_s, forecast.list_usd, -forecast.quality, late.ttft_s]
     best = _best(keeping if kept_all else open_, ranks)
     share = policy.routing.exploration if kept_all else 0.0
     chance, pick, exploit_pick = _draws(query.exploration_seed)
@@ -118,14 +118,14 @@ def _misses(forecast: Forecast, query: RouteQuery, rules: EffectiveRoute) -> tup
 def _score(forecast: Forecast, objective: str, balance: Balance) -> Floats:
     """What the objective makes of each candidate; the least is best."""
     if objective == "cheapest":
-        return forecast.cost_usd
+        return forecast.list_usd
     if objective == "fastest":
         return forecast.late.e2e_s
     if objective == "best_quality":
         return -forecast.quality
     logarithm: Floats = (
         balance.latency * np.log(forecast.late.e2e_s + _LEAST_SECONDS)
-        + balance.cost * np.log(forecast.cost_usd + _LEAST_USD)
+        + balance.cost * np.log(forecast.list_usd + _LEAST_USD)
         - balance.quality * np.log(forecast.quality + _LEAST_QUALITY)
     )
     return logarithm
@@ -145,12 +145,12 @@ def _best(open_: Flags, keys: Sequence[Floats]) -> int:
 
 def _equals(forecast: Forecast, best: int) -> list[int]:
     """The same class and depth on every replica that nothing tells apart from the best one's, by the replica's name."""
-    roads, (_, classes, depths) = forecast.roads, forecast.cost_usd.shape
+    roads, (_, classes, depths) = forecast.roads, forecast.list_usd.shape
     road, rest = divmod(best, classes * depths)
     late = forecast.block[3:6].reshape(3, len(roads), -1)[:, :, rest]
     alike = np.flatnonzero((late == late[:, road : road + 1]).all(axis=0)).tolist()
     mine = roads[road]
-    same = [at for at in alike if roads[at].model is mine.model and roads[at].cost_usd == mine.cost_usd]
+    same = [at for at in alike if roads[at].model is mine.model and roads[at].list_usd == mine.list_usd]
     return [at * classes * depths + rest for at in sorted(same, key=lambda at: roads[at].snapshot.replica)]
 
 

@@ -15,7 +15,7 @@ from outrider.routing.roads import Road
 __all__ = ["Forecast", "Times", "forecast"]
 
 _NUMBERS = attrgetter(
-    "prompt_tokens", "output_tokens", "long_output_tokens", "accepted_ratio", "cost_usd", "quality", "widening",
+    "prompt_tokens", "output_tokens", "long_output_tokens", "accepted_ratio", "list_usd", "quality", "widening",
     "ttft.median", "tpot.median", "ttft.upper", "tpot.upper",
 )  # fmt: skip
 
@@ -39,11 +39,11 @@ class Forecast:
     roads: Sequence[Road]
     axes: Axes
     block: Floats
-    """[8, R, C, D]: TTFT, TPOT and whole, typical and late, then cost in dollars and quality."""
+    """[8, R, C, D]: TTFT, TPOT and whole, typical and late, then list price in dollars and quality."""
     raw: Prediction
     typical: Times
     late: Times
-    cost_usd: Floats
+    list_usd: Floats
     quality: Floats
 
     def late_fresh(self) -> Times:
@@ -53,7 +53,7 @@ class Forecast:
 
     def place(self, candidate: int) -> tuple[int, int, int]:
         """(road, class, depth) of a flat index."""
-        _, classes, depths = self.cost_usd.shape
+        _, classes, depths = self.list_usd.shape
         road, rest = divmod(candidate, classes * depths)
         return road, *divmod(rest, depths)
 
@@ -65,7 +65,7 @@ def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -
     what is typical add as squares.
     """
     numbers = table(map(_NUMBERS, roads), 11)
-    prompt, output, long_output, ratios, cost_usd, quality, widening = numbers[:7]
+    prompt, output, long_output, ratios, list_usd, quality, widening = numbers[:7]
     raw = predict(Fleet.of([road.snapshot for road in roads]), axes, prompt, output, choices, ratios)
     medians, uppers = numbers[7:9], numbers[9:]
     ttft, tpot = np.exp(medians)
@@ -88,5 +88,5 @@ def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -
     np.sqrt(late.e2e_s, out=late.e2e_s)
     block[5] += typical.e2e_s
     block[5] *= widening[:, None, None]
-    block[6], block[7] = cost_usd[:, None, None], quality[:, None, None]
+    block[6], block[7] = list_usd[:, None, None], quality[:, None, None]
     return Forecast(roads, axes, block, raw, typical, late, block[6], block[7])

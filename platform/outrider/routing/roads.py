@@ -42,8 +42,10 @@ class Road(NamedTuple):
     """A model's replica that could take the request; a tuple, since a decision makes one for each of them.
 
     max_tokens: output limit of a choice after context and money. output_tokens: its expected length. cost_usd: of all
-    choices at that; reserve_usd: at the policy's reserve quantile. prompt_tokens: of all prompts, cached ones not.
-    long_output_tokens: length at the routing quantile. ttft, tpot: how outcomes lie about raw predictions.
+    choices at that; list_usd: were nothing cached. Candidates are compared by the latter: what a replica holds makes it
+    faster, and must not draw all work to it for being cheaper. reserve_usd: at the policy's reserve quantile.
+    prompt_tokens: of all prompts, cached ones not. long_output_tokens: length at the routing quantile. ttft, tpot: how
+    outcomes lie about raw predictions.
     """
 
     model: ModelPolicy
@@ -55,6 +57,7 @@ class Road(NamedTuple):
     output_tokens: int
     long_output_tokens: int
     cost_usd: float
+    list_usd: float
     reserve_usd: float
     quality: float
     accepted_ratio: float
@@ -120,7 +123,7 @@ class _Offer:
         self._length = corrections.length(query.tenant.name, query.domain, name)
         self._ratio = corrections.accepted_ratio(query.tenant.name, query.domain, name)
         self._affordable = _affordable_tokens(model, self._paid, _money_usd(query), query.choices)
-        self._lengths: dict[tuple[int, int], tuple[int, int, float, float]] = {}
+        self._lengths: dict[tuple[int, int], tuple[int, int, float, float, float]] = {}
 
     def closed(self) -> Closure | None:
         """Why no replica may take it, whatever their load."""
@@ -167,7 +170,7 @@ class _Offer:
                 continue
             max_tokens = room if room <= affordable else int(affordable)
             cached = min(query.cached_tokens.get(snapshot.replica, 0), paid - 1) if query.cached_tokens else 0
-            output, long_output, cost_usd, reserve_usd = self._expected(max_tokens, cached)
+            output, long_output, cost_usd, list_usd, reserve_usd = self._expected(max_tokens, cached)
             ttft, tpot = self._corrections.spreads(
                 self._model.name,
                 snapshot.running_requests + snapshot.queued_requests,
@@ -180,11 +183,12 @@ class _Offer:
                 age_s = 0.0
             yield Road(
                 self._model, snapshot, paid - cached, cached, max_tokens, affordable < room, output, long_output,
-                cost_usd, reserve_usd, self._quality, self._ratio, ttft, tpot, age_s, 1.0 + staleness_per_s * age_s,
+                cost_usd, list_usd, reserve_usd, self._quality, self._ratio, ttft, tpot,
+                age_s, 1.0 + staleness_per_s * age_s,
             )  # fmt: skip
 
-    def _expected(self, max_tokens: int, cached: int) -> tuple[int, int, float, float]:
-        """(expected length, its routing quantile, dollars of the former, dollars to reserve) under an output limit."""
+    def _expected(self, max_tokens: int, cached: int) -> tuple[int, int, float, float, float]:
+        """Expected length under a limit, its routing quantile; dollars with and without cache, and to reserve."""
         found = self._lengths.get((max_tokens, cached))
         if found is None:
             routing, default = self._policy.routing, self._policy.routing.expected_output_tokens
@@ -195,6 +199,7 @@ class _Offer:
                 output,
                 self._length.at(routing.quantile, max_tokens, default),
                 model.cost_usd(self._paid, output * choices, cached),
+                model.cost_usd(self._paid, output * choices),
                 model.cost_usd(self._paid, reserved * choices),
             )
         return found
