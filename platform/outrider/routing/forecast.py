@@ -75,18 +75,19 @@ def forecast(roads: Sequence[Road], axes: Axes, choices: int, quantile: float) -
     factors = np.array([ttft, tpot, later, (ttft + excess_ttft) * widening, (tpot + excess_tpot) * widening])
     by_ttft, by_tpot, by_later, by_late_ttft, by_late_tpot = factors[:, :, None, None]
     block = np.empty((8, *raw.tpot_s.shape))
+    typical_ttft, typical_tpot, typical_e2e, late_ttft, late_tpot, late_e2e, list_price, right = block
+    typical_ttft[:] = raw.ttft_s * by_ttft
+    np.multiply(raw.tpot_s, by_tpot, out=typical_tpot)
+    np.multiply(raw.tpot_s, by_later, out=typical_e2e)
+    typical_e2e += typical_ttft
+    late_ttft[:] = raw.ttft_s * by_late_ttft
+    np.multiply(raw.tpot_s, by_late_tpot, out=late_tpot)
+    np.multiply(raw.tpot_s, raw.tpot_s, out=late_e2e)
+    late_e2e *= variance[:, None, None]
+    late_e2e += (raw.ttft_s * excess_ttft[:, None, None]) ** 2
+    np.sqrt(late_e2e, out=late_e2e)
+    late_e2e += typical_e2e
+    late_e2e *= widening[:, None, None]
+    list_price[:], right[:] = list_usd[:, None, None], quality[:, None, None]
     typical, late = Times(*block[:3]), Times(*block[3:6])
-    typical.ttft_s[:] = raw.ttft_s * by_ttft
-    np.multiply(raw.tpot_s, by_tpot, out=typical.tpot_s)
-    np.multiply(raw.tpot_s, by_later, out=typical.e2e_s)
-    np.add(typical.e2e_s, typical.ttft_s, out=typical.e2e_s)
-    late.ttft_s[:] = raw.ttft_s * by_late_ttft
-    np.multiply(raw.tpot_s, by_late_tpot, out=late.tpot_s)
-    np.multiply(raw.tpot_s, raw.tpot_s, out=late.e2e_s)
-    block[5] *= variance[:, None, None]
-    block[5] += (raw.ttft_s * excess_ttft[:, None, None]) ** 2
-    np.sqrt(late.e2e_s, out=late.e2e_s)
-    block[5] += typical.e2e_s
-    block[5] *= widening[:, None, None]
-    block[6], block[7] = list_usd[:, None, None], quality[:, None, None]
-    return Forecast(roads, axes, block, raw, typical, late, block[6], block[7])
+    return Forecast(roads, axes, block, raw, typical, late, list_price, right)
