@@ -98,7 +98,7 @@ class Boundless(Answers):
 @pytest.mark.parametrize("broken", [NoClock, ForgetsBytes, Boundless])
 def test_a_broken_cache_is_found(broken: type[Answers]) -> None:
     @given(steps)
-    @settings(max_examples=300, database=None, report_multiple_bugs=False)
+    @settings(max_examples=2000, derandomize=True, database=None, report_multiple_bugs=False)
     def check(script: list[tuple[Any, ...]]) -> None:
         run(broken(), script)
 

@@ -204,7 +204,7 @@ class Forgets(Line):
 @pytest.mark.parametrize("broken", [LastCome, NoAgeing, NoRoomAsked, ShedsTheFirst, Forgets])
 def test_a_broken_line_is_found(broken: type[Line]) -> None:
     @given(steps)
-    @settings(max_examples=400, database=None, report_multiple_bugs=False)
+    @settings(max_examples=2000, derandomize=True, database=None, report_multiple_bugs=False)
     def check(script: list[tuple[Any, ...]]) -> None:
         run(broken(), script)
 
