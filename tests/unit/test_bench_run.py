@@ -234,7 +234,8 @@ def test_speculation_goes_on_where_it_ended_and_shows_itself(bench: Any, tmp_pat
     assert read["notes"][0].startswith("160 of 160 requests were answered")
     rows = {table["title"]: table["rows"] for table in read["tables"]}
     verified = {row["arm"]: row["3"]["median"] for row in rows["verified rows per request and round, T = 0"]}
-    assert verified["no speculation"] == 1 < verified["fixed 1"] <= 2 < verified["fixed 3"] <= 4
+    # One round in a hundred is verified whole, at any depth, to keep calibration measured: that adds a few rows.
+    assert verified["no speculation"] == 1 < verified["fixed 1"] <= 2.5 < verified["fixed 3"] <= 4.5
     assert [row["domain"] for row in rows["adaptive ÷ others by domain, T = 0"]] == ["code", "maths"]
     page = (out.parent / "README.md").read_text("utf-8")
     for picture in ("tiny-frontier-t0.svg", "tiny-budget-t0.svg"):
