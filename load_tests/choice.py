@@ -8,12 +8,10 @@ policy takes turns with the best depth of each model.
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +19,15 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
-from outrider.bench.client import StreamClient
 from outrider.bench.goodput import Goodput
 from outrider.bench.report import Report, Table
 from outrider.bench.setup import surroundings
 from outrider.bench.spread import Say, Spread, ratios
-from outrider.errors import ConfigurationError, OutriderError
+from outrider.errors import ConfigurationError
 from scenario import Scenario
-from traffic import Level, drive
+from showing import show
+from traffic import Level, clients_of, drive
 
 __all__ = ["main", "measure", "single"]
 
@@ -149,11 +146,7 @@ def _run(scenario: Scenario, policy: Mapping[str, Any], name: str, load: float, 
 
 async def _driven(scenario: Scenario, load: float, seed: int, url: str) -> Level:
     await asyncio.sleep(SETTLE_S)
-    async with AsyncExitStack() as stack:
-        clients = {}
-        for name, traffic in scenario.classes.items():
-            client = StreamClient(url, traffic.key_or(""), timeout_s=scenario.timeout_s)
-            clients[name] = await stack.enter_async_context(client)
+    async with clients_of(scenario, url, "") as clients:
         return await drive(clients, scenario, load, seed)
 
 
@@ -178,20 +171,12 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Tune, compare, print."""
-    try:
-        plan = Scenario.load(scenario)
+
+    def measured(say: Say) -> Report:
         joint = yaml.safe_load(policy.read_text(encoding="utf-8"))
-        with Console(stderr=True).status("choice") as status:
-            report = measure(plan, joint, depth, url, repetitions, status.update)
-        if out is not None:
-            report.write(out)
-    except OutriderError as error:
-        typer.echo(f"load test: {error.message}", err=True)
-        raise typer.Exit(1) from error
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-    else:
-        report.show(Console(width=150))
+        return measure(Scenario.load(scenario), joint, depth, url, repetitions, say)
+
+    show("choice", measured, out, as_json=as_json, width=150)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from figures import notes_of, tables_of
 from outrider.bench.client import StreamClient
 from outrider.bench.report import Report
 from outrider.bench.setup import surroundings
 from outrider.bench.spread import Say
-from outrider.errors import OutriderError
 from outrider.policy import DEMO_KEY
 from scenario import Scenario
-from traffic import Level, drive, requests_of
+from showing import show
+from traffic import Level, clients_of, drive, requests_of
 
 __all__ = ["main", "measure"]
 
@@ -32,12 +29,8 @@ async def measure(scenario: Scenario, name: str, url: str, key: str, repetitions
     """
     requests_of(scenario, scenario.seed)  # refuses what cannot be asked
     configuration = {"url": url, **surroundings()}
-    async with AsyncExitStack() as stack:
-        clients = {}
-        for each, traffic in scenario.classes.items():
-            client = StreamClient(url, traffic.key_or(key), timeout_s=scenario.timeout_s)
-            clients[each] = await stack.enter_async_context(client)
-            configuration["models"] = sorted({*configuration.get("models", ()), *await client.models()})
+    async with clients_of(scenario, url, key) as clients:
+        configuration["models"] = sorted({model for client in clients.values() for model in await client.models()})
         levels = await _levels(clients, scenario, repetitions, say)
     parameters = {
         "scenario": name,
@@ -69,19 +62,11 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive one scenario and print its figures."""
-    try:
-        plan = Scenario.load(scenario)
-        with Console(stderr=True).status("load") as status:
-            report = asyncio.run(measure(plan, scenario.stem, url, key, repetitions, status.update))
-        if out is not None:
-            report.write(out)
-    except OutriderError as error:
-        typer.echo(f"load test: {error.message}", err=True)
-        raise typer.Exit(1) from error
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-    else:
-        report.show(Console())
+
+    def measured(say: Say) -> Report:
+        return asyncio.run(measure(Scenario.load(scenario), scenario.stem, url, key, repetitions, say))
+
+    show("load", measured, out, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ by then, frozen, and compared with what happened. The server's own predictor goe
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,18 +17,19 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 
-from outrider.bench.client import StreamClient
 from outrider.bench.report import Report, Table
 from outrider.bench.setup import surroundings
 from outrider.bench.spread import Say
-from outrider.errors import ConfigurationError, OutriderError
+from outrider.errors import ConfigurationError
+from outrider.gateway.records import observed_of
+from outrider.policy import DEMO_KEY
 from outrider.routing import Corrections, Observed, Predictor
 from outrider.telemetry import RequestEvent
 from outrider.types import PredictionBasis
 from scenario import Scenario
-from traffic import drive
+from showing import show
+from traffic import clients_of, drive
 
 __all__ = ["main", "measure", "pinball"]
 
@@ -65,14 +64,11 @@ class Pair:
 
     @classmethod
     def of(cls, event: RequestEvent) -> Pair | None:
-        """None where nothing was predicted. The router's clock begins where the line ended."""
-        decision, outcome = event.decision, event.outcome
+        """None where nothing was predicted."""
+        decision = event.decision
         if decision is None or decision.basis is None:
             return None
-        ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
-        tpot_s = outcome.tpot_s if outcome.completion_tokens > 1 else None
-        cut = outcome.finish_reason != "stop"
-        observed = Observed(ttft_s, tpot_s, (outcome.completion_tokens,), outcome.rounds, cut)
+        observed = observed_of(event.outcome, decision.basis.choices)
         online_s = (decision.quantile_ttft_s, decision.quantile_tpot_s)
         return cls(event.tags[0] if event.tags else "", decision.basis, observed, online_s)
 
@@ -191,11 +187,7 @@ def _seen(scenario: Scenario, events: Path, at: int, load: float, url: str, key:
 
 
 async def _driven(scenario: Scenario, load: float, seed: int, url: str, key: str) -> None:
-    async with AsyncExitStack() as stack:
-        clients = {}
-        for name, traffic in scenario.classes.items():
-            client = StreamClient(url, traffic.key_or(key), timeout_s=scenario.timeout_s)
-            clients[name] = await stack.enter_async_context(client)
+    async with clients_of(scenario, url, key) as clients:
         await drive(clients, scenario, load, seed)
 
 
@@ -214,24 +206,16 @@ def main(
     scenario: Annotated[Path, typer.Option(help="Scenario YAML.")] = HERE / "scenarios" / "predict.yaml",
     fitted: Annotated[int, typer.Option(min=1, help="How many of its loads, from the first, are fitted on.")] = 3,
     url: Annotated[str, typer.Option(help="Where the platform answers.")] = "http://127.0.0.1:8000",
-    key: Annotated[str, typer.Option(envvar="OUTRIDER_API_KEY", help="A tenant's key.")] = "",
+    key: Annotated[str, typer.Option(envvar="OUTRIDER_API_KEY", help="A tenant's key.")] = DEMO_KEY,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON form to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Teach, predict, compare, print."""
-    try:
-        plan = Scenario.load(scenario)
-        with Console(stderr=True).status("predict") as status:
-            report = measure(plan, events, fitted, url, key, status.update)
-        if out is not None:
-            report.write(out)
-    except OutriderError as error:
-        typer.echo(f"load test: {error.message}", err=True)
-        raise typer.Exit(1) from error
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-    else:
-        report.show(Console(width=150))
+
+    def measured(say: Say) -> Report:
+        return measure(Scenario.load(scenario), events, fitted, url, key, say)
+
+    show("predict", measured, out, as_json=as_json, width=150)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
@@ -18,7 +19,7 @@ from outrider.documents import unknown
 from outrider.errors import ConfigurationError
 from scenario import Scenario, TrafficClass
 
-__all__ = ["Level", "Request", "Seen", "drive", "requests_of"]
+__all__ = ["Level", "Request", "Seen", "clients_of", "drive", "requests_of"]
 
 Messages = list[dict[str, str]]
 _PAUSE_S = 0.1  # a refusing server is asked again by a closed loop's user, not hammered
@@ -76,6 +77,17 @@ def requests_of(scenario: Scenario, seed: int) -> Iterator[Request]:
     random = np.random.default_rng([seed, 1])
     prompts = {name: _prompts(name, traffic, random) for name, traffic in scenario.classes.items()}
     return _requests(scenario, prompts, random)
+
+
+@asynccontextmanager
+async def clients_of(scenario: Scenario, url: str, key: str) -> AsyncGenerator[dict[str, StreamClient], None]:
+    """One client for each class, by its name; key: of the classes that have none of their own."""
+    async with AsyncExitStack() as stack:
+        clients = {}
+        for name, traffic in scenario.classes.items():
+            client = StreamClient(url, traffic.key_or(key), timeout_s=scenario.timeout_s)
+            clients[name] = await stack.enter_async_context(client)
+        yield clients
 
 
 async def drive(clients: Mapping[str, StreamClient], scenario: Scenario, load: float, seed: int) -> Level:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -23,6 +23,7 @@ from outrider.accounting.spent import Missing
 from outrider.accounting.windows import window_at
 from outrider.policy import Budget, Limits
 from support.accounts import ask, policy_of, settlement
+from support.broken import assert_caught
 
 LIMIT_NUSD = 100
 LEASE_S = 30.0
@@ -339,7 +340,4 @@ class AnyPermits(OwnerCore):
     ],
 )
 def test_a_broken_owner_is_caught(broken: type[OwnerCore], words: str) -> None:
-    machine = type("Broken", (OwnerMachine,), {"core_class": broken})
-    found = settings(SETTINGS, max_examples=300, database=None, derandomize=True, phases=[Phase.generate])
-    with pytest.raises(AssertionError, match=words):
-        run_state_machine_as_test(machine, settings=found)
+    assert_caught(OwnerMachine, SETTINGS, words, examples=300, core_class=broken)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -18,6 +18,7 @@ from outrider.database.tables import POLICY_VERSIONS
 from outrider.errors import PolicyConflict
 from outrider.policy.sources import Source
 from outrider.policy.store import AuditEntry, PolicyStore, StoredPolicy
+from support.broken import assert_caught
 
 SETTINGS = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -185,7 +186,4 @@ class ForgetsRefusals(PolicyStore):
     ],
 )
 def test_a_broken_store_is_caught(broken: type[PolicyStore], words: str) -> None:
-    machine = type("Broken", (StoreMachine,), {"store_class": broken})
-    found = settings(SETTINGS, max_examples=200, database=None, derandomize=True, phases=[Phase.generate])
-    with pytest.raises(AssertionError, match=words):
-        run_state_machine_as_test(machine, settings=found)
+    assert_caught(StoreMachine, SETTINGS, words, examples=200, store_class=broken)

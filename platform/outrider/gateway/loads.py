@@ -48,12 +48,13 @@ class Loads:
         loads = self._loads_of(model) if model in self.upstreams else []
         return sum(map(_room, loads)) if loads else math.inf
 
-    def sent(self, decision: Decision, requests: Iterable[GenerationRequest]) -> None:
+    def sent(self, decision: Decision, requests: Sequence[GenerationRequest]) -> None:
         """Work left for a replica that its next report may not know of."""
         credit = self._credits[decision.model, decision.replica]
         for request in requests:
             credit.dispatched(time.time(), len(request.prompt_token_ids))
-            self.prefixes.sent(decision.replica, request.cache_salt, request.prompt_token_ids)
+        for salt, prompt in {(request.cache_salt, request.prompt_token_ids) for request in requests}:
+            self.prefixes.sent(decision.replica, salt, prompt)
 
     def ended(self, decision: Decision, tenant: str, sequences: Iterable[Sequence[int]], cached_tokens: int) -> None:
         """A replica holds these prompts with their answers; of the prompts it had held so many tokens before."""

@@ -10,11 +10,11 @@ from outrider.errors import RouteNotFound
 from outrider.gateway.admission import Admission
 from outrider.gateway.asks import Ask
 from outrider.policy import Tenant
-from outrider.routing import as_record
+from outrider.routing import Observed, as_record
 from outrider.telemetry import RequestEvent, RequestOutcome
-from outrider.types import Decision
+from outrider.types import Decision, FinishReason
 
-__all__ = ["RecentDecisions", "event_of", "settlement_of"]
+__all__ = ["RecentDecisions", "event_of", "observed_of", "settlement_of"]
 
 
 @dataclass(slots=True)
@@ -127,3 +127,11 @@ def event_of(
 def _missed(took_s: float | None, own_s: float | None, tier_s: float | None) -> bool:
     target_s = tier_s if own_s is None else own_s
     return took_s is not None and target_s is not None and took_s > target_s
+
+
+def observed_of(outcome: RequestOutcome, choices: int) -> Observed:
+    """What a prediction is paired with: the router's clock begins where the line ended."""
+    ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
+    each = round(outcome.completion_tokens / choices)
+    cut = outcome.finish_reason in (None, FinishReason.LENGTH.value)
+    return Observed(ttft_s, outcome.tpot_s, (each,) * choices, outcome.rounds, cut)

@@ -20,16 +20,16 @@ from outrider.gateway.encoding import tokenise
 from outrider.gateway.entrance import Entrance
 from outrider.gateway.loads import Loads
 from outrider.gateway.opening import Assess, Caller, Opening, Parts
-from outrider.gateway.records import RecentDecisions, event_of, settlement_of
+from outrider.gateway.records import RecentDecisions, event_of, observed_of, settlement_of
 from outrider.gateway.reply import Reply
 from outrider.gateway.settings import GatewaySettings
 from outrider.gateway.upstream import Upstream
 from outrider.policy import AUTO, Policy, Tenant
 from outrider.quality import by_tags
-from outrider.routing import Observed, Predictor
+from outrider.routing import Predictor
 from outrider.telemetry import EventLog, Metrics, RequestEvent, RequestOutcome
 from outrider.text import TextModel
-from outrider.types import FinishReason, LoadSnapshot
+from outrider.types import LoadSnapshot
 
 __all__ = ["Caller", "Gateway"]
 
@@ -185,7 +185,7 @@ class Gateway:
             decision,
         )
         if decision.basis is not None and outcome.error_code is None:
-            self._predictor.observe(decision.basis, _observed(outcome, decision.basis.choices))
+            self._predictor.observe(decision.basis, observed_of(outcome, decision.basis.choices))
         self.metrics.generated(event)
         self.metrics.admission.ended(event, looked_up=admission.cache_key is not None)
         self._append(event)
@@ -244,11 +244,3 @@ class Gateway:
 def _bearer(authorization: str | None) -> str | None:
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else None
-
-
-def _observed(outcome: RequestOutcome, choices: int) -> Observed:
-    """What a prediction is paired with: the router's clock begins where the line ended."""
-    ttft_s = None if outcome.ttft_s is None else outcome.ttft_s - outcome.wait_s
-    each = round(outcome.completion_tokens / choices)
-    cut = outcome.finish_reason in (None, FinishReason.LENGTH.value)
-    return Observed(ttft_s, outcome.tpot_s, (each,) * choices, outcome.rounds, cut)

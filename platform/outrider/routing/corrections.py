@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 
-__all__ = ["Corrections", "OutputLength", "Spread", "load_bucket", "prompt_bucket", "upper_share"]
+__all__ = ["Corrections", "OutputLength", "Spread", "cell_of", "upper_share"]
 
 _WHOLE = 0.95
 _PROMPT_EDGES = (64, 256, 1024, 4096)
@@ -21,7 +21,7 @@ def upper_share(quantile: float) -> float:
     return NormalDist().inv_cdf(quantile) / NormalDist().inv_cdf(0.9)
 
 
-def load_bucket(requests: int, places: int) -> str:
+def _load_bucket(requests: int, places: int) -> str:
     """How busy a replica is with so many requests running or queued: what they do to each other differs by it."""
     if requests == 0:
         return "idle"
@@ -30,9 +30,14 @@ def load_bucket(requests: int, places: int) -> str:
     return "busy" if requests < places else "full"
 
 
-def prompt_bucket(tokens: int) -> str:
+def _prompt_bucket(tokens: int) -> str:
     """Length class of a prompt, by its upper edge."""
     return next((f"to{edge}" for edge in _PROMPT_EDGES if tokens <= edge), "longer")
+
+
+def cell_of(model: str, requests: int, places: int, prompt_tokens: int) -> str:
+    """What is known of times is kept by this: `model/load/prompt`."""
+    return f"{model}/{_load_bucket(requests, places)}/{_prompt_bucket(prompt_tokens)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Corrections:
         """Of TTFT and TPOT on a replica with so many requests; without its name, of the model's."""
         if not self.ttft:
             return _NO_SPREAD, _NO_SPREAD
-        cell = f"{model}/{load_bucket(requests, places)}/{prompt_bucket(prompt_tokens)}"
+        cell = cell_of(model, requests, places, prompt_tokens)
         ttft = self.ttft.get(cell) or self.ttft.get(model) or _NO_SPREAD
         tpot = self.tpot.get(cell) or self.tpot.get(model) or _NO_SPREAD
         own = self.replicas.get(replica)

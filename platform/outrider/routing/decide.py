@@ -84,10 +84,8 @@ def _open_candidates(query: RouteQuery, found: Forecast, exists: Flags) -> tuple
     At the quantile, with the margin for stale reports; where that leaves nothing, without it, and then by the median:
     neither age nor doubt alone refuses anybody.
     """
-    keeps = feasible(found.late, query)
-    if not keeps:
-        return keeps, exists
-    for times in (found.late, found.late_fresh(), found.typical):
+    keeps: dict[str, Flags] = {}
+    for times in found.ever_milder():
         keeps = feasible(times, query)
         open_ = reduce(np.logical_and, keeps.values(), exists)
         if open_.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -46,10 +46,12 @@ class Forecast:
     list_usd: Floats
     quality: Floats
 
-    def late_fresh(self) -> Times:
-        """Late, as if every load report were new."""
+    def ever_milder(self) -> Iterator[Times]:
+        """Late; late as if every load report were new; typical."""
+        yield self.late
         widening = np.array([road.widening for road in self.roads])[:, None, None]
-        return Times(*(self.block[3:6] / widening))
+        yield Times(*(self.block[3:6] / widening))
+        yield self.typical
 
     def place(self, candidate: int) -> tuple[int, int, int]:
         """(road, class, depth) of a flat index."""

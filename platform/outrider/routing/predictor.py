@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from outrider.routing.corrections import Corrections, OutputLength, Spread, load_bucket, prompt_bucket
+from outrider.routing.corrections import Corrections, OutputLength, Spread, cell_of
 from outrider.types import PredictionBasis
 
 __all__ = ["Observed", "Predictor"]
@@ -101,8 +101,8 @@ class Predictor:
             self._state = self._fitted()
 
     def _count_in(self, cells: OrderedDict[str, deque[float]], basis: PredictionBasis, ratio: float) -> None:
-        load = load_bucket(basis.running + basis.queued, basis.places)
-        for key in (f"{basis.model}/{load}/{prompt_bucket(basis.prompt_tokens)}", basis.model):
+        cell = cell_of(basis.model, basis.running + basis.queued, basis.places, basis.prompt_tokens)
+        for key in (cell, basis.model):
             _window(cells, key).append(ratio)
 
     def _accepted(self, basis: PredictionBasis, rounds: Sequence[tuple[int, int]]) -> None:
