@@ -93,8 +93,8 @@ class NativeDraft:
         """Tokens int64 and confidence logits fp32, both [R, γ], as `reference_draw` draws them from `reference_step`.
 
         anchors, positions: contiguous int64 [R]; block r's context is its first positions[r] rows at first_slot[r] of
-        planes [L, slots, S, K, D]. racers: as many, for noise as `outrider.speculation.noise` defines it to within
-        2 ulp; None when all is greedy.
+        planes [L, slots, S, K, D]. racers: as many, for noise as `counter_noise` defines it; None when all is
+        greedy.
         """
         count = len(first_slot)
         tokens = torch.empty(count, self._block_size, dtype=torch.int64)

@@ -34,24 +34,36 @@ inline WideVec mix32(WideVec x) {  // lowbias32 (Wellons)
     return x ^ (x >> 16);
 }
 
-// −log(1 − u) for 0 < u < 1, within 2 ulp (Cephes' logf): what 1 − u rounds away is added back.
-inline Vec minus_log1m(Vec u) {
+// Functions whose products are rounded before anything is added to them, as every device's definition has it.
+#if defined(__clang__)
+#define EXACT inline
+#define NO_FUSION _Pragma("clang fp contract(off)")
+#else
+#define EXACT __attribute__((optimize("fp-contract=off"))) inline
+#define NO_FUSION
+#endif
+
+// −log(1 − u) for 0 < u < 1, to the bit as counter_noise/reference.py defines it.
+EXACT Vec minus_log1m(Vec u) {
+    NO_FUSION
     const Vec rest = 1.0f - u, lost = (1.0f - rest) - u;
     const IntVec bits = reinterpret_cast<IntVec>(rest);
     const IntVec power = (bits - 0x3f3504f3) >> 23;  // mantissas from √½ to √2
     const Vec n = __builtin_convertvector(power, Vec);
     const Vec f = reinterpret_cast<Vec>(bits - (power << 23)) - 1.0f;
-    Vec p = splat(7.0376836292e-2f);
-    p = p * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    p = p * f * f * f - 2.12194440e-4f * n - 0.5f * f * f + lost / rest;
-    return -(f + p + 0.693359375f * n);
+    Vec p = f * 7.0376836292e-2f;
+    p = (p - 1.1514610310e-1f) * f;
+    p = (p + 1.1676998740e-1f) * f;
+    p = (p - 1.2420140846e-1f) * f;
+    p = (p + 1.4249322787e-1f) * f;
+    p = (p - 1.6668057665e-1f) * f;
+    p = (p + 2.0000714765e-1f) * f;
+    p = (p - 2.4999993993e-1f) * f;
+    p = p + 3.3333331174e-1f;
+    p = p * f * f * f - n * 2.12194440e-4f;
+    p = p - f * 0.5f * f;
+    p = p + lost * (u + 1.0f);
+    return -((f + p) + n * 0.693359375f);
 }
 
 inline WideVec numbered(int64_t first) {
@@ -60,8 +72,9 @@ inline WideVec numbered(int64_t first) {
     return tokens;
 }
 
-// E of tokens first…first+15: outrider/speculation/noise.py has the definition and its reasons.
-inline Vec exponential_noise(RowKey key, WideVec tokens) {
+// E of tokens first…first+15: counter_noise has the definition and its reasons.
+EXACT Vec exponential_noise(RowKey key, WideVec tokens) {
+    NO_FUSION
     const WideVec integers = mix32(mix32((tokens * 0x9E3779B1u) ^ key.low) ^ key.high);
     const Vec uniform = (__builtin_convertvector(integers, Vec) + 0.5f) * 0x1p-32f, largest = splat(1.0f - 0x1p-24f);
     return minus_log1m(uniform > largest ? largest : uniform);

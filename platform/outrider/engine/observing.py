@@ -27,8 +27,8 @@ from outrider.scheduling.recalibration import (
     report,
     survival_floor,
 )
-from outrider.speculation.noise import splitmix64
 from outrider.types import CalibrationReport
+from outrider_kernels.counter_noise import splitmix64
 
 __all__ = ["Observer"]
 
