@@ -2,7 +2,7 @@
 
 Every op folder has a `bench.py` with `cases() -> list[Case]`. A case knows what the op has to read, write and compute,
 so that its time can be held against what the machine could do; whoever runs it (`outrider.bench.gpu`) has the rates. An
-op may also list the compiled forms that serving uses, `code_variants() -> list[Variant]`, for `load_tests/kernel_code.py`.
+op may also list the forms that serving compiles, `code_variants() -> list[Variant]`, for `load_tests/kernel_code.py`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measured(case: Case, device: torch.device) -> Measured:
     """Seconds of one call of a case on a GPU; on any other device nothing runs and there is no time.
 
     All sets of inputs are called in turn inside one CUDA graph, after a warm-up outside of it, often enough that a
-    replay lasts 2 ms; a call that a graph cannot hold is launched anew each time. Out of memory is the caller's to catch.
+    replay lasts 2 ms; what a graph cannot hold is launched anew each time. Out of memory is the caller's to catch.
     """
     if device.type != "cuda":
         return Measured(None)
