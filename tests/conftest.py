@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined; Triton's own when transformers imports it
+
 from outrider.local import LinkKind, LocalEngine
 from outrider_kernels import BuildError, library
 from support.engines import open_tiny
 from support.tiny import TinyPair, make_drafter, make_target, reference
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, hence before any test module is imported
 torch.set_num_threads(1)  # matrices this small gain nothing from threads, and wait long for them on a busy machine
 
 

@@ -37,10 +37,14 @@ def ragged_step(
     head_dim: int = 16,
     block_size: int = 4,
     padding: int = 0,
+    forgotten: int = 0,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> RaggedStep:
-    """Requests of `lengths` new tokens after `contexts` positions; `padding` flat tokens of NaN behind them."""
+    """Requests of `lengths` new tokens after `contexts` positions; `padding` flat tokens of NaN behind them.
+
+    `forgotten` positions of every request are NaN too, as those that a window has left behind may be.
+    """
     torch.manual_seed(seed)
     needed = [-(-(length + context) // block_size) for length, context in zip(lengths, contexts, strict=True)]
     shuffled = torch.randperm(sum(needed) + 3).tolist()
@@ -53,6 +57,7 @@ def ragged_step(
         positions = torch.arange(length + context)
         slots = torch.tensor(own, dtype=torch.int64)[positions // block_size] * block_size + positions % block_size
         kv[slots.to(DEVICE)] = torch.randn(len(slots), 2, kv_heads, head_dim).to(DEVICE, dtype)
+        kv[slots[:forgotten].to(DEVICE)] = float("nan")
         spans.append(Span(context, length, slots.to(DEVICE)))
     query = poisoned(sum(lengths) + padding, heads, head_dim, dtype=dtype)
     query[: sum(lengths)] = torch.randn(sum(lengths), heads, head_dim).to(DEVICE, dtype)

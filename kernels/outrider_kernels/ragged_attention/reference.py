@@ -70,6 +70,8 @@ def _attend(
 
     past = torch.arange(positions, device=device)
     used = past < (context + ends - starts)[:, None]
+    if window is not None:
+        used &= past > context[:, None] - window
     blocks = rows.blocks[some][:, past // rows.block_size].long()
     slots = torch.where(used, blocks * rows.block_size + past % rows.block_size, 0)
     found = torch.where(used[:, :, None, None, None], kv[slots].float(), 0.0)  # a stranger's NaN would outlive a mask

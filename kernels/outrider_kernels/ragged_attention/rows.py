@@ -16,7 +16,8 @@ class RaggedRows:
     query_start: int32 [R + 1], request r's new tokens are the flat ones from query_start[r] to query_start[r + 1]; what
     comes after query_start[R] is padding. context: int32 [R], positions computed before this step: new token j stands
     at context[r] + j. blocks: int32 [R, M], position p lies in slot blocks[r, p // block_size] · block_size +
-    p % block_size; entries beyond a request's last position are never used. block_size: a power of two.
+    p % block_size; entries beyond a request's last position are never used, nor those a window has left behind.
+    block_size: a power of two.
 
     Known to the host, bounds that may be generous: longest_query, new tokens of any one request; longest_context, its
     positions with the new ones.
