@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["exponential", "minus_log1m", "row_keys", "splitmix64", "uniform"]
+__all__ = ["exponential", "minus_log1m", "row_keys", "splitmix64", "torch_row_keys", "uniform"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _TOKEN_STRIDE: Final = 0x9E3779B1 - (1 << 32)  # 2³²/φ as a wrapped int32: spreads neighbouring token ids
@@ -37,12 +37,33 @@ def splitmix64(state: np.ndarray) -> np.ndarray:
 
 
 def row_keys(*counters: Tensor) -> Tensor:
-    """Two 32-bit keys per row, int32 [n, 2] on the CPU, from int64 tensors [n]."""
+    """Two 32-bit keys per row, int32 [n, 2] on their device, from int64 tensors [n].
+
+    Beside the CPU nobody may wait for a device, and torch computes them there.
+    """
+    if counters[0].device.type != "cpu":
+        return torch_row_keys(*counters)
     with np.errstate(over="ignore"):
         key = np.zeros(1, dtype=np.uint64)
         for counter in counters:
-            key = splitmix64(key ^ counter.cpu().numpy().astype(np.uint64))
+            key = splitmix64(key ^ counter.numpy().astype(np.uint64))
     return torch.from_numpy(key.view(np.int32).reshape(-1, 2).copy())
+
+
+def torch_row_keys(*counters: Tensor) -> Tensor:
+    """As `row_keys`, in torch: int64 wraps as uint64 does, and `&` makes the arithmetic shifts logical."""
+    key = torch.zeros_like(counters[0])
+    for counter in counters:
+        z = (key ^ counter) + _wrapped(int(_GOLDEN))
+        z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _wrapped(0xBF58476D1CE4E5B9)
+        z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _wrapped(0x94D049BB133111EB)
+        key = z ^ ((z >> 31) & ((1 << 33) - 1))
+    return key.contiguous().view(torch.int32).view(-1, 2)
+
+
+def _wrapped(bits: int) -> int:
+    """64 bits as a signed number."""
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def uniform(keys: Tensor, lanes: int) -> Tensor:

@@ -23,6 +23,8 @@ class ContextPool:
 
     A round appends in place and reads a view: neither copies the context. Memory beyond a slot's length is
     always zero, because a masked key has weight zero, and zero times what a stranger left there may be NaN.
+
+    `version` changes when the tensors are replaced by larger ones: who keeps their addresses looks at it.
     """
 
     def __init__(
@@ -33,6 +35,22 @@ class ContextPool:
         self._values = torch.zeros_like(self._keys)
         self._lengths: list[int] = []
         self._free: list[int] = []
+        self.version = 0
+
+    @property
+    def keys(self) -> Tensor:
+        """All slots' keys [L, slots, S, h, e]."""
+        return self._keys
+
+    @property
+    def values(self) -> Tensor:
+        """All slots' values [L, slots, S, h, e]."""
+        return self._values
+
+    @property
+    def slot_tokens(self) -> int:
+        """S: row `offset` of a slot lies at place slot·S + offset among all slots' rows."""
+        return int(self._keys.shape[2])
 
     @property
     def held_slots(self) -> int:
@@ -48,7 +66,7 @@ class ContextPool:
         if self._free:
             return heappop(self._free)
         self._lengths.append(0)
-        self._reserve(len(self._lengths), 0)
+        self.reserve(len(self._lengths), 0)
         return len(self._lengths) - 1
 
     def release(self, slot: int) -> None:
@@ -69,15 +87,15 @@ class ContextPool:
 
         takers: (slot, count) pairs; keys, values: [L, n, h, e], sequence after sequence.
         """
-        places = self._grow(takers)
+        places = self.grow(takers)
         self._keys.flatten(1, 2).index_copy_(1, places, keys)
         self._values.flatten(1, 2).index_copy_(1, places, values)
 
-    def _grow(self, takers: list[tuple[int, int]]) -> Tensor:
+    def grow(self, takers: list[tuple[int, int]]) -> Tensor:
         """Count the takers' new rows in, and say where each lies among all slots' rows: int64 [n]."""
         for slot, count in takers:
             self._lengths[slot] += count
-        self._reserve(0, max(self._lengths[slot] for slot, _ in takers))
+        self.reserve(0, max(self._lengths[slot] for slot, _ in takers))
         room = self._keys.shape[2]
         ends = [(slot * room + self._lengths[slot], count) for slot, count in takers]
         return torch.tensor(list(chain(*[range(end - count, end) for end, count in ends])), device=self._keys.device)
@@ -98,7 +116,7 @@ class ContextPool:
             values = self._values[:, :, :longest].index_select(1, index)
         return keys, values, torch.tensor(lengths, device=self._keys.device)
 
-    def _reserve(self, slots: int, tokens: int) -> None:
+    def reserve(self, slots: int, tokens: int) -> None:
         """Double the capacity in slots, in tokens per slot, or both, until it suffices."""
         num_layers, had_slots, had_tokens, kv_heads, head_dim = self._keys.shape
         new_slots, new_tokens = had_slots, had_tokens
@@ -114,3 +132,4 @@ class ContextPool:
             grown = old.new_zeros(shape)
             grown[:, :had_slots, :had_tokens] = old
             setattr(self, name, grown)
+        self.version += 1

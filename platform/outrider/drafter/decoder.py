@@ -17,7 +17,7 @@ from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.layers import Layer, LayerWeights, Scale, join, rope_tables, rotate
 from outrider_kernels import packed_linear, plain_linear
 
-__all__ = ["Decoder"]
+__all__ = ["Attend", "Decoder"]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 

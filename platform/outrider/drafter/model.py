@@ -74,6 +74,10 @@ class DSparkModel(DraftBackbone):
         logits, cap = self._heads().base(hidden).float(), self.geometry.logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    def raw_logits(self, hidden: Tensor) -> Tensor:
+        """lm_head(h) as the product rounds it, in the weights' dtype and not squashed: [..., V]."""
+        return self._heads().base(hidden)
+
     def block_head(self, hidden: Tensor, previous: LongTensor | Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Bias fp32 [..., γ, V] and embeddings [..., γ, r] of whole blocks, teacher-forced; None without a head.
 

@@ -38,6 +38,11 @@ class DraftServer:
         )
 
     @property
+    def proposer(self) -> Proposer:
+        """What proposes, and keeps the contexts."""
+        return self._proposer
+
+    @property
     def held_sequences(self) -> int:
         """Sequences whose context is held, over all clients."""
         return self._proposer.held_slots
