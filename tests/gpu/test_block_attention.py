@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from outrider.drafter.config import DSparkConfig
 from outrider.drafter.model import DSparkModel
 from outrider_kernels.block_attention import block_attention
+from outrider_kernels.block_attention import reference as plain
 from outrider_kernels.dispatch import UnsupportedArgument
 from support.drafting import blocks
-from support.kernels import DEVICE
+from support.kernels import DEVICE, DTYPES, bound
 from support.tiny import TinyPair
+
+
+def kernels() -> Any:
+    """Imported late: where there is no GPU, the interpreter must have been asked for before."""
+    from outrider_kernels.block_attention import triton
+
+    return triton
 
 
 @torch.inference_mode()
@@ -74,3 +84,53 @@ def test_what_it_refuses(argument: str, change: dict[str, torch.Tensor]) -> None
     arguments = vars(step) | {name: tensor.to(DEVICE) for name, tensor in change.items()}
     with pytest.raises(UnsupportedArgument, match=f"argument {argument} "):
         block_attention(**arguments, scaling=1.0)
+
+
+def tolerance(dtype: torch.dtype, keys: int) -> float:
+    """Logits of 16 products and a sum over `keys` values of weight one in all, values below 5; what the weights are
+    rounded to for the second product counts once more.
+    """
+    return 5 * (bound(torch.float32, 16, 4.0) + bound(dtype, keys, 1.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize(
+    ("lengths", "gamma", "sizes"),
+    [
+        ([1, 63, 0, None, 64], 7, {}),
+        ([1000, 65, 3], 1, {"capacity": 1024}),
+        ([300, None], 16, {"capacity": 700, "heads": 6, "kv_heads": 2, "head_dim": 24}),
+    ],
+    ids=str,
+)
+def test_the_kernel_is_the_reference(
+    lengths: list[int | None], gamma: int, sizes: dict[str, int], window: int | None, dtype: torch.dtype
+) -> None:
+    step = blocks(lengths, gamma, dtype=dtype, **sizes)
+    expected = plain.block_attention(*step.all, scaling=0.25, window=window)
+    found = kernels().block_attention(*step.all, scaling=0.25, window=window)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance(dtype, 1000))
+
+
+def test_shares_change_nothing_and_no_share_is_left_out() -> None:
+    """One request of one key head is split as far as its slot's size allows."""
+    step = blocks([1000], 3, heads=2, kv_heads=1, capacity=2048)
+    assert kernels().shares(1, 1, 2048) == 8
+    found = kernels().block_attention(*step.all, scaling=0.25)
+    torch.testing.assert_close(found, plain.block_attention(*step.all, scaling=0.25), rtol=0, atol=2e-6)
+    step.lengths[0] = 900
+    short = kernels().block_attention(*step.all, scaling=0.25)
+    assert not torch.allclose(short, found, atol=1e-3), "a hundred keys less must show"
+
+
+def test_the_kernel_of_nothing() -> None:
+    assert kernels().block_attention(*blocks([], 4).all, scaling=1.0).shape == (0, 4, 4, 16)
+
+
+def test_the_kernel_reads_slices_of_joined_projections() -> None:
+    step = blocks([20, 5], 4)
+    joined = torch.cat((step.query, step.key, step.value), dim=2)
+    query, key, value = joined.split((4, 2, 2), dim=2)
+    found = kernels().block_attention(query, key, value, *step.all[3:], scaling=0.25)
+    torch.testing.assert_close(found, plain.block_attention(*step.all, scaling=0.25), rtol=0, atol=2e-6)
