@@ -1,0 +1,113 @@
+"""Drafting where tensors come from a device and stay there: nothing waits for it, so that a CUDA graph can hold it all.
+
+Shapes: R requests (some may be padding), γ block size, d hidden size, L layers, S tokens of a slot, n context rows, w
+tokens in a slot's q.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from outrider.drafter.blocks import block_inputs
+from outrider.drafter.contexts import ContextPool
+from outrider.drafter.geometry import Geometry
+from outrider.drafter.heads import MarkovHead
+from outrider.drafter.model import DSparkModel
+from outrider.speculation import RowSampling
+from outrider_kernels.block_attention import block_attention
+from outrider_kernels.draft_sampling import DrawRows, Sampled, SequentialHead, draw_blocks
+from outrider_kernels.paged_append import append_rows
+
+__all__ = ["DeviceDraft", "draw_rows"]
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class DeviceDraft:
+    """A model over a pool's contexts. It keeps no address of the pool's tensors; a graph does: see `ContextPool.version`.
+
+    The pool's lengths are not read: who calls says how long each context is, and counts rows in with `ContextPool.grow`.
+    """
+
+    def __init__(self, model: DSparkModel, pool: ContextPool) -> None:
+        if not self.fits(model):
+            raise ValueError("a drafter drafts on its device with Qwen3 layers, a vanilla or no head, and a confidence")
+        self._model, self._pool = model, pool
+        self._scaling = model.geometry.scale or model.geometry.width**-0.5
+        self._last_position = model.config.max_position_embeddings - 1
+        self._head: SequentialHead | None = None
+
+    @staticmethod
+    def fits(model: DSparkModel) -> bool:
+        """Whether the layers are Qwen3's and the heads are those that draw in one pass."""
+        geometry = model.geometry
+        plain = Geometry(geometry.heads, geometry.groups, geometry.width, geometry.rope_theta, scale=geometry.scale)
+        return (
+            geometry == plain
+            and model.fc.weight.dtype in _DTYPES
+            and model.confidence_head is not None
+            and type(model.markov_head) in (MarkovHead, type(None))
+        )
+
+    def propose(
+        self, slots: Tensor, lengths: Tensor, anchors: Tensor, positions: Tensor, rows: DrawRows, *, width: int = 0
+    ) -> Sampled:
+        """Blocks for requests in pool slots int64 [R] (−1: padding) that hold lengths int32 [R] rows.
+
+        anchors int64 [R] and their positions int64 [R]; of padding they may be anything, and so may be the answer.
+        Raises UnsupportedArgument.
+        """
+        model, keys, values = self._model, self._pool.keys, self._pool.values
+        first = anchors.clamp(0, model.config.vocab_size - 1)
+        ids, places = block_inputs(model, first, positions)
+        reachable = places.clamp(0, self._last_position)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            context = (keys[layer], values[layer], slots, lengths)
+            return block_attention(query, key, value, *context, scaling=self._scaling).flatten(2)
+
+        hidden = model.attended_backbone(ids, reachable, attend)
+        return draw_blocks(hidden, model.raw_logits(hidden), first, positions, self._heads(), rows, width=width)
+
+    def append(self, rows: Tensor, positions: Tensor, places: Tensor) -> None:
+        """Store projected rows [n, d] of `positions` int64 [n] at `places` int64 [n], slot·S + offset; −1: not at all."""
+        keys, values = self._pool.keys, self._pool.values
+        layers, room = keys.shape[0], keys.shape[1] * keys.shape[2]
+        found = self._model.context_kv(rows, positions.clamp(0, self._last_position))
+        layer_first = torch.arange(layers, device=places.device)[:, None] * room
+        everywhere = torch.where(places < 0, -1, places + layer_first).flatten()
+        for made, plane in zip(found, (keys, values), strict=True):
+            append_rows(made.flatten(0, 1), plane.flatten(0, 2), everywhere)
+
+    @torch.no_grad()
+    def _heads(self) -> SequentialHead:
+        """As the kernels read them; made at the first call, which no graph may capture."""
+        if self._head is None:
+            markov, confidence = self._model.markov_head, self._model.confidence_head
+            assert confidence is not None
+            self._head = SequentialHead(
+                w1=markov.markov_w1.weight if markov else None,
+                w2=markov.markov_w2.weight if markov else None,
+                confidence=confidence.proj.weight[0],
+                confidence_bias=confidence.proj.bias.float().squeeze(0),
+            )
+        return self._head
+
+
+def draw_rows(sampling: RowSampling, device: torch.device) -> DrawRows:
+    """The same parameters as the kernels read them, on a device."""
+    here = sampling.to(device)
+    uncut = torch.zeros_like(here.temperature)
+    return DrawRows(
+        temperature=here.temperature,
+        seeds=here.seeds,
+        choices=here.choices,
+        top_p=here.top_p,
+        top_k=torch.zeros_like(here.seeds) if here.top_k is None else here.top_k,
+        min_p=uncut if here.min_p is None else here.min_p,
+        rounds=torch.full_like(here.seeds, -1) if here.rounds is None else here.rounds,
+        random=here.random,
+        cuts=here.cuts,
+        rejects=here.rounds is not None,
+    )
