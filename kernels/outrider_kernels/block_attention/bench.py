@@ -51,9 +51,9 @@ def code_variants() -> list[Variant]:
     """Few queries of a key head, and many; whole contexts and shares of them."""
     from outrider_kernels.block_attention import triton
 
-    signature = {name: "*bf16" for name in ("query", "key", "value", "context_keys", "context_values")}
+    signature = dict.fromkeys(("query", "key", "value", "context_keys", "context_values"), "*bf16")
     signature |= {"slots": "*i64", "lengths": "*i32", "out": "*bf16"}
-    signature |= {name: "*fp32" for name in ("part_mixed", "part_best", "part_total")}
+    signature |= dict.fromkeys(("part_mixed", "part_best", "part_total"), "*fp32")
     signature |= {f"{name}_{dim}": "i32" for name in ("query", "key", "value") for dim in "rth"}
     signature |= {f"plane_{dim}": "i32" for dim in "sth"} | {"scale": "fp32", "window": "i32"}
     aligned = tuple(name for name in signature if name not in ("scale", "window"))

@@ -25,9 +25,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class DeviceDraft:
-    """A model over a pool's contexts. It keeps no address of the pool's tensors; a graph does: see `ContextPool.version`.
+    """A model over a pool's contexts. It keeps no address of the pool's tensors; a graph does (`ContextPool.version`).
 
-    The pool's lengths are not read: who calls says how long each context is, and counts rows in with `ContextPool.grow`.
+    The pool's lengths are not read: who calls says how long contexts are, and counts rows in with `ContextPool.grow`.
     """
 
     def __init__(self, model: DSparkModel, pool: ContextPool) -> None:
@@ -71,7 +71,7 @@ class DeviceDraft:
         return draw_blocks(hidden, model.raw_logits(hidden), first, positions, self._heads(), rows, width=width)
 
     def append(self, rows: Tensor, positions: Tensor, places: Tensor) -> None:
-        """Store projected rows [n, d] of `positions` int64 [n] at `places` int64 [n], slot·S + offset; −1: not at all."""
+        """Store projected rows [n, d] of `positions` int64 [n] at `places` int64 [n], slot·S + offset; −1: nowhere."""
         keys, values = self._pool.keys, self._pool.values
         layers, room = keys.shape[0], keys.shape[1] * keys.shape[2]
         found = self._model.context_kv(rows, positions.clamp(0, self._last_position))
