@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from outrider.drafter.dspark import DSparkProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.server import DraftServer
 from outrider.engine import Engine, EngineSettings, TargetModel
@@ -45,22 +46,24 @@ def make_engine(
     rule: CoupledRule | None = None,
     rejection: RejectionRule | None = None,
     curve: StepCostCurve = CURVE,
+    device_draft: bool | None = None,
     **overrides: Any,
 ) -> Engine:
     """An engine, with its drafter in this process if one is given."""
     model = TargetModel.load(target, drafter=drafter)
     engine = Engine(model, settings(**overrides), curve, rule, rejection=rejection)
     if drafter is not None:
-        engine.attach_drafter(in_process_link(engine, drafter))
+        engine.attach_drafter(in_process_link(engine, drafter, device_draft=device_draft))
     return engine
 
 
-def in_process_link(engine: Engine, drafter: Path) -> InProcessLink:
+def in_process_link(engine: Engine, drafter: Path, *, device_draft: bool | None = None) -> InProcessLink:
     """A fresh incarnation of the drafter beside the engine."""
     target = engine.target
     assert target.projection is not None
     hello = TargetHello("tiny", target.vocab_size, target.hidden_size, target.projection.fingerprint)
-    return InProcessLink(DraftServer(DSparkModel.load(drafter), drafter.name), hello)
+    proposer = DSparkProposer(DSparkModel.load(drafter), device_draft=device_draft)
+    return InProcessLink(DraftServer(proposer, drafter.name), hello)
 
 
 def open_tiny(

@@ -144,7 +144,7 @@ def test_a_context_the_drafter_lost_is_refilled(
     step_to_end(engine, chunks, 3)
     held = len(recorder.seen)
     link = link_of(engine)
-    link._server.forget_client(link._client)
+    link.handler.forget_client(link.client)
     step_to_end(engine, chunks, 1)
     lost = recorder.seen[held:]
     assert lost
@@ -207,14 +207,14 @@ def test_a_fault_inside_the_drafter_is_a_lost_drafter(
     def fail(*_: object) -> None:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(link_of(engine)._server, "handle", fail)
+    monkeypatch.setattr(link_of(engine).handler, "handle", fail)
     assert tokens(run(engine, asked())) == plain
     assert engine.drafting.lost == 1
 
 
 @pytest.mark.parametrize("how", ["ends", "is cancelled", "fails"])
 def test_the_drafter_forgets_a_sequence_that(engine: Engine, how: str) -> None:
-    server: Any = link_of(engine)._server
+    server: Any = link_of(engine).handler
     for one in asked():
         engine.submit(one)
     for _ in range(3):
@@ -235,7 +235,7 @@ def test_the_drafter_forgets_a_sequence_that(engine: Engine, how: str) -> None:
 
 
 def test_a_request_at_depth_zero_costs_the_drafter_nothing(engine: Engine) -> None:
-    server: Any = link_of(engine)._server
+    server: Any = link_of(engine).handler
     for one in asked():
         engine.submit(replace(one, depth_cap=0 if one.request_id != "1" else 7))
     held = []

@@ -87,7 +87,7 @@ def watched(local: LocalEngine) -> Iterator[Stopwatch]:
     ]
     link: Any = engine.drafting._link
     if isinstance(link, InProcessLink):
-        server: Any = link._server
+        server: Any = link.handler
         places.append((server, "handle", "drafter's server"))
         places += [(server._proposer, name, DRAFTER) for name in ("append", "propose")]
     with ExitStack() as stack:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from itertools import chain
 
 import torch
 from torch import Tensor
 
+from outrider.drafter.contexts import ContextPool
 from outrider.drafter.dspark import DSparkProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.proposer import Proposer
@@ -88,6 +90,29 @@ class DraftServer:
         """Free every sequence of a client; an unknown one is ignored."""
         for slot in self._clients.pop(client, {}).values():
             self._proposer.release(slot)
+
+    # for a target that shares the drafter's device: the books alone, the tensors stay where they are
+
+    def release(self, client: bytes, keys: Iterable[int]) -> None:
+        """Forget ended sequences of a client; unknown ones are ignored."""
+        slots = self._clients.setdefault(client, {})
+        for key in keys:
+            self._drop(slots, key)
+
+    def seat(self, client: bytes, key: int, held: int, count: int) -> int | None:
+        """The slot that a sequence's next `count` rows go to, which counts them in; it must hold `held` until now.
+
+        None, and its context is dropped, where it holds another number: its rows must come again from 0.
+        """
+        slots, pool = self._clients.setdefault(client, {}), self._proposer
+        if (pool.length(slots[key]) if key in slots else 0) != held:
+            self._drop(slots, key)
+            if held:
+                return None
+        slot = self._slot(slots, key)
+        if count and isinstance(pool, ContextPool):
+            pool.grow([(slot, count)])
+        return slot
 
     def _drop(self, slots: dict[int, int], key: int) -> None:
         slot = slots.pop(key, None)

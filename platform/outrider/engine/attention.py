@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-__all__ = ["ATTENTION_NAME", "AttentionGroup", "PagedBatch", "Span", "attend", "paged_attention"]
+from outrider_kernels.paged_append import append_rows
+from outrider_kernels.ragged_attention import RaggedRows, ragged_attention
+
+__all__ = ["ATTENTION_NAME", "AttentionGroup", "PagedBatch", "Span", "attend", "paged_attention", "ragged_rows"]
 
 ATTENTION_NAME = "outrider_paged"
 
@@ -77,7 +80,7 @@ class PagedBatch:
 
     write: slot of every flat token, int64 [B]; kv: the cache's layers; order: where each flat token's output lies in
     the concatenated group outputs, int64 [B], None when they are already in order; windows: the sliding window of
-    every layer that has one.
+    every layer that has one; rows: the same as block tables, in place of the groups.
     """
 
     write: Tensor
@@ -85,13 +88,26 @@ class PagedBatch:
     kv: list[Tensor]
     order: Tensor | None
     windows: Mapping[int, int]
+    rows: RaggedRows | None = None
 
     @classmethod
     def of(
-        cls, spans: Sequence[Span], kv: list[Tensor], *, query_groups: int, windows: Mapping[int, int] = NO_WINDOWS
+        cls,
+        spans: Sequence[Span],
+        kv: list[Tensor],
+        *,
+        query_groups: int,
+        windows: Mapping[int, int] = NO_WINDOWS,
+        block_size: int | None = None,
     ) -> PagedBatch:
-        """Describe a step whose flat tokens are the given spans, one after another."""
+        """Describe a step whose flat tokens are the given spans, one after another.
+
+        With the `block_size` of the spans' memory, a power of two, attention is one ragged kernel over block tables.
+        """
         device, dtype = kv[0].device, kv[0].dtype
+        if block_size is not None:
+            write = torch.cat([span.slots[span.start : span.start + span.length] for span in spans])
+            return cls(write, (), kv, None, windows, ragged_rows(spans, block_size))
         firsts = [0]
         for span in spans:
             firsts.append(firsts[-1] + span.length)
@@ -109,6 +125,27 @@ class PagedBatch:
             order = torch.empty_like(tokens)
             order[tokens] = torch.arange(len(tokens), device=device)
         return cls(write, groups, kv, order, windows)
+
+
+def ragged_rows(spans: Sequence[Span], block_size: int) -> RaggedRows:
+    """The spans of one step as block tables; blocks of a sequence begin at multiples of `block_size` slots."""
+    device = spans[0].slots.device
+    ends = [span.start + span.length for span in spans]
+    starts = [0]
+    for span in spans:
+        starts.append(starts[-1] + span.length)
+    blocks = torch.zeros(len(spans), -(-max(ends) // block_size), dtype=torch.int32, device=device)
+    for row, (span, end) in enumerate(zip(spans, ends, strict=True)):
+        held = span.slots[:end:block_size] // block_size
+        blocks[row, : len(held)] = held
+    return RaggedRows(
+        query_start=torch.tensor(starts, dtype=torch.int32, device=device),
+        context=torch.tensor([span.start for span in spans], dtype=torch.int32, device=device),
+        blocks=blocks,
+        block_size=block_size,
+        longest_query=max(span.length for span in spans),
+        longest_context=max(ends),
+    )
 
 
 def _group(
@@ -155,6 +192,10 @@ def attend(
     Query heads of one key/value head are folded into the query length, so keys and values are never repeated.
     softcap bounds the logits smoothly; sinks [H] are logits that take weight and give nothing. Returns [B, H, D].
     """
+    if paged.rows is not None:
+        append_rows(new, kv, paged.write)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return ragged_attention(query, kv, paged.rows, scaling=scale, window=window, softcap=softcap, sinks=sinks)
     kv.index_copy_(0, paged.write, new)
     heads, head_dim = query.shape[1:]
     kv_heads = new.shape[2]

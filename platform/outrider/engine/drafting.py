@@ -82,6 +82,20 @@ class Drafting:
         return self._link is not None
 
     @property
+    def link(self) -> DraftLink | None:
+        """The attached drafter's."""
+        return self._link
+
+    def take_frees(self) -> list[int]:
+        """Keys of ended sequences, for whoever tells the drafter in place of a round over the link."""
+        frees, self._frees = self._frees, []
+        return frees
+
+    def note(self, requests: int, draft_s: float) -> None:
+        """A round was drafted beside the link, for so many requests, in so many seconds."""
+        self.asked_requests, self.drafter_s = requests, draft_s
+
+    @property
     def block_size(self) -> int:
         """γ of the attached drafter, 0 without one."""
         return self._link.welcome.block_size if self._link else 0

@@ -19,17 +19,18 @@ from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.constraints import ConstrainedText, Constraints
 from outrider.engine.costing import Costing, Profile
+from outrider.engine.device.rounds import DeviceRounds
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
 from outrider.engine.observing import Observer
-from outrider.engine.plan import LogitRows, Plan, flatten
+from outrider.engine.plan import LogitRows, Outline, Plan, flatten
 from outrider.engine.planner import Planner
 from outrider.engine.roster import Roster
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.shaping import NOTHING_ALLOWED, Shaping
-from outrider.engine.target import TargetModel
+from outrider.engine.target import TargetModel, is_power_of_two
 from outrider.errors import NothingAllowed, Overloaded
 from outrider.link import DraftLink
 from outrider.scheduling import CostModel, StepCostCurve, scheduler_named
@@ -74,10 +75,22 @@ class Engine:
         self._observer = Observer(target.calibration, settings.calibration_share, settings.model)
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
         self._planner = Planner(settings, self.costing, self.drafting)
+        self._device = self._device_rounds()
         self.epoch = secrets.randbits(63)
         self._changed_s, self._step_kind = time.monotonic(), target.step_kind
         self._keys = itertools.count(secrets.randbits(48) << 14)
         self._meters = RoundMeters(target.projection.block_size if target.projection else 0)
+
+    def _device_rounds(self) -> DeviceRounds | None:
+        """Rounds on the target's device, where they are wanted and its step is made for them."""
+        settings, target = self.settings, self.target
+        wanted = settings.device_rounds
+        if wanted is None:
+            wanted = target.device.type == "cuda"
+        if not wanted or target.paged is None or not is_power_of_two(settings.block_size):
+            return None
+        most_blocks = -(-(self.context_tokens + 1) // settings.block_size)
+        return DeviceRounds(target.paged, self.cache, settings, most_blocks)
 
     @property
     def curve(self) -> StepCostCurve:
@@ -167,6 +180,8 @@ class Engine:
         self._changed_s = time.monotonic()
         self._meters.follow(link.welcome.block_size)
         self._planner.follow(self._roster.everyone)
+        if self._device is not None:
+            self._device.follow(self.drafting)
         self.costing.meet(link.welcome.name)
         if self.idle:
             self.renew_costs()
@@ -176,16 +191,38 @@ class Engine:
         started = time.perf_counter()
         self._roster.admit()
         self._roster.make_room(self.drafting.block_size)
-        plan = self._planner.plan(self.running)
-        if plan.empty:
+        outline = self._planner.outline(self.running)
+        if outline.empty:
             return []
-        scheduled = time.perf_counter()
-        batch, rows = flatten(plan, self.target.device)
-        chosen = self._run(plan, batch, rows)
+        scheduled, plan, chosen = self._round(outline)
         ran = time.perf_counter()
+        tokens = sum(1 + len(draft) for _, draft in plan.decoding) + sum(length for _, length in plan.prefill)
         chunks = self._commit(plan, chosen)
-        self._account(plan, len(batch.token_ids), started, scheduled, ran)
+        self._account(plan, tokens, started, scheduled, ran)
         return chunks
+
+    def _round(self, outline: Outline) -> tuple[float, Plan, Choices]:
+        """Draft, verify and choose, where that can be done; first, when the step began, by the performance counter."""
+        on_device = self._device is not None and self._device.takes(
+            (*outline.decoding, *(sequence for sequence, _ in outline.prefill))
+        )
+        device = self._device
+        if device is not None and on_device and outline.rows and device.colocated and self._planner.cuts_elsewhere:
+            scheduled = time.perf_counter()
+            done = device.draft_and_verify(outline, self.drafting, self.running)
+            if done is not None:
+                (proposals, depths), chosen = done
+                drafts, expected = self._planner.cut_elsewhere(outline, proposals, depths)
+                decoding = list(zip(outline.decoding, drafts, strict=True))
+                draft_s = proposals.wait_s
+                plan = Plan(decoding, outline.prefill, outline.sampling, draft_s, expected=expected)
+                return scheduled + draft_s, plan, chosen
+        plan = self._planner.plan(outline)
+        scheduled = time.perf_counter()
+        if device is not None and on_device:
+            return scheduled, plan, device.verify(plan, self.running)
+        batch, rows = flatten(plan, self.target.device)
+        return scheduled, plan, self._run(plan, batch, rows)
 
     def reset_memory(self) -> None:
         """Count every block as free; only while nothing runs."""

@@ -30,9 +30,12 @@ from outrider.scheduling.recalibration import (
 from outrider.types import CalibrationReport
 from outrider_kernels.counter_noise import splitmix64
 
-__all__ = ["Observer"]
+__all__ = ["KINDS", "Observer"]
 
 _log = logging.getLogger(__name__)
+
+KINDS = tuple((rule, kind) for rule in ("coupled", "rejection") for kind in ("greedy", "sampled"))
+"""(rule, class of traffic): who has a calibration of its own."""
 
 _KEPT = 1024
 """Rounds remembered of each (rule, class)."""
@@ -101,6 +104,8 @@ class Observer:
         self._model = model
         self._followed: tuple[str, int] | None = None
         self._next: dict[int, tuple[int, int]] = {}
+        self.revision = 0
+        """Changes with whatever `calibrations` tells."""
         self.follow("", shipped.block_size if shipped else 0)
 
     def follow(self, drafter: str, block_size: int) -> None:
@@ -111,6 +116,7 @@ class Observer:
         self._calibration = Calibration(block_size, {})
         if self._shipped is not None and self._shipped.block_size == block_size:
             self._calibration = self._shipped
+        self.revision += 1
         self._traffic: dict[tuple[str, str], _Traffic] = {}
         self._pending: dict[int, list[_Pending]] = {}
         self.reports: tuple[CalibrationReport, ...] = ()
@@ -119,6 +125,21 @@ class Observer:
         """Whether depths of this (rule, class) may follow confidences."""
         known = self._traffic.get((rule, traffic))
         return known is None or known.trusted
+
+    def calibrations(self) -> list[tuple[NDArray[np.float64] | None, Seq[SurvivalMap] | None]]:
+        """Temperatures [γ] and maps by which confidences become survival, in the order of `KINDS`; None for neither.
+
+        Where trust is lost the maps are level at what was measured.
+        """
+        told: list[tuple[NDArray[np.float64] | None, Seq[SurvivalMap] | None]] = []
+        for key in KINDS:
+            known = self._traffic.get(key)
+            if known is None or known.trusted:
+                told.append(self._present(key))
+            else:
+                level = np.zeros(1)
+                told.append((None, tuple(SurvivalMap(level, level + share) for share in known.floor)))
+        return told
 
     def slice(self, sequences: Seq[Sequence]) -> list[int]:
         """Rows of those that verify this round whole, by a hash of sequence and round: nothing drafted has a say.
@@ -208,6 +229,7 @@ class Observer:
             self._refit(key, traffic)
         seen, survival = traffic.newest(_KEPT)
         # a slot at 0 would count as not proposed, and never be observed again
+        self.revision += 1
         traffic.floor = np.maximum(survival_floor(traffic.newest(_MOST_JUDGED)[0]), _LEAST_FLOOR)
         told = report(key, survival, seen, trusted=traffic.trusted, breaks=traffic.breaks, refits=traffic.refits)
         others = (each for each in self.reports if (each.rule, each.traffic) != key)

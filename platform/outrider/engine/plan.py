@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from outrider.engine.attention import Span
 from outrider.engine.batch import FlatBatch
 from outrider.engine.drafting import DraftedProbs
 from outrider.engine.sequence import Sequence
+from outrider.scheduling import Budget
 from outrider.speculation import RowSampling
 
-__all__ = ["NOBODY", "LogitRows", "Plan", "cut_refused", "flatten", "row_sampling"]
+__all__ = ["NOBODY", "LogitRows", "Outline", "Plan", "cut_refused", "flatten", "row_sampling"]
 
+NO_BUDGET = Budget(np.zeros(0, dtype=np.bool_), tokens=0)
 NO_DRAFT: list[int] = []
 NOBODY: frozenset[int] = frozenset()
 
@@ -41,10 +44,38 @@ class Plan:
         """Whether there is nothing to compute."""
         return not self.decoding and not self.prefill
 
+    @property
+    def decoding_sequences(self) -> list[Sequence]:
+        """Those that decode, without their drafts."""
+        return [sequence for sequence, _ in self.decoding]
+
     def chosen(self) -> list[tuple[Sequence, list[int]]]:
         """Who has a token chosen, in the order of the rows, with the draft: one row more than it has tokens."""
         ends = [(s, NO_DRAFT) for s, length in self.prefill if s.num_computed + length == len(s.tokens)]
         return self.decoding + ends
+
+
+@dataclass(slots=True)
+class Outline:
+    """A step before anything is drafted for it: who decodes, who prefills how much, how they sample.
+
+    caps: largest depth of each decoding request; budget: whom to draft for and how many tokens to verify; rows: the
+    decoding requests that are drafted for; observed: places among those whose whole block is verified.
+    """
+
+    decoding: list[Sequence]
+    prefill: list[tuple[Sequence, int]]
+    sampling: RowSampling
+    caps: list[int] = field(default_factory=list)
+    budget: Budget = NO_BUDGET
+    rows: list[int] = field(default_factory=list)
+    observed: set[int] = field(default_factory=set)
+    room_tokens: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not self.decoding and not self.prefill
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import torch
 from outrider.engine.costing import Costing
 from outrider.engine.drafting import Drafting, Proposals
 from outrider.engine.pacing import Pacing, needs
-from outrider.engine.plan import NOBODY, Plan, cut_refused, row_sampling
+from outrider.engine.plan import NOBODY, Outline, Plan, cut_refused, row_sampling
 from outrider.engine.pricing import CostMeter
 from outrider.engine.probing import Probes
 from outrider.engine.sequence import Sequence
 from outrider.engine.settings import EngineSettings
 from outrider.engine.sharing import prompt_tokens, seat
 from outrider.scheduling import (
+    Asynchronous,
     Budget,
     Forecast,
     NoDrafts,
@@ -75,8 +76,8 @@ class Planner:
             sequence.forecast = None
         self.forget()
 
-    def plan(self, running: list[Sequence]) -> Plan:
-        """The next step."""
+    def outline(self, running: list[Sequence]) -> Outline:
+        """What is decided of the next step before anything is drafted."""
         now_s = time.monotonic()
         decoding = [s for s in running if s.decoding]
         prefilling = [s for s in running if not s.decoding]
@@ -91,23 +92,44 @@ class Planner:
         prefill_tokens = sum(length for _, length in prefill)
         sampling = self._sampling([*decoding, *(s for s, _ in prefill)])
         self._room_tokens = max(step_tokens - prefill_tokens - len(decoding), 0)
+        outline = Outline(decoding, prefill, sampling, room_tokens=self._room_tokens)
+        if decoding and self._drafting.ready and not self._closed(decoding):
+            outline.caps = self._depth_caps(decoding)
+            outline.budget = self._budget(decoding, outline.caps, prefill_tokens)
+            drafted = outline.budget.drafted
+            outline.rows = [row for row, cap in enumerate(outline.caps) if cap > 0 and drafted[row]]
+            outline.observed = self._observed(outline)
+        return outline
+
+    def plan(self, outline: Outline) -> Plan:
+        """The step, its blocks drafted over the link and cut here."""
+        decoding, rows, sampling = outline.decoding, outline.rows, outline.sampling
         drafts: list[list[int]] = [[] for _ in decoding]
         expected = [0.0] * len(decoding)
         draft_s, q, refused = 0.0, None, NOBODY
-        if decoding and self._drafting.ready and not self._closed(decoding):
-            caps = self._depth_caps(decoding)
-            budget = self._budget(decoding, caps, prefill_tokens)
-            rows = [row for row, cap in enumerate(caps) if cap > 0 and budget.drafted[row]]
-            proposals = None
-            if rows:
-                who = sampling if len(rows) == len(sampling) else sampling.index(torch.tensor(rows))
-                proposals = self._drafting.propose([decoding[row] for row in rows], who)
-            if proposals is not None:
-                draft_s = proposals.wait_s
-                self._costs.learn_draft(len(rows), draft_s)
-                drafts, expected = self._cut(decoding, rows, proposals, caps, budget, prefill_tokens)
-                refused, q = cut_refused(decoding, drafts), proposals.q
-        return Plan(list(zip(decoding, drafts, strict=True)), prefill, sampling, draft_s, q, refused, expected)
+        proposals = None
+        if rows:
+            who = sampling if len(rows) == len(sampling) else sampling.index(torch.tensor(rows))
+            proposals = self._drafting.propose([decoding[row] for row in rows], who)
+        if proposals is not None:
+            draft_s = proposals.wait_s
+            self._costs.learn_draft(len(rows), draft_s)
+            drafts, expected = self._cut(outline, proposals)
+            refused, q = cut_refused(decoding, drafts), proposals.q
+        return Plan(list(zip(decoding, drafts, strict=True)), outline.prefill, sampling, draft_s, q, refused, expected)
+
+    def cut_elsewhere(
+        self, outline: Outline, proposals: Proposals, depths: list[int]
+    ) -> tuple[list[list[int]], list[float]]:
+        """As `_cut`, for blocks that the device has cut already to `depths` [R]."""
+        self._costs.learn_draft(len(outline.rows), proposals.wait_s)
+        room = [outline.caps[row] for row in outline.rows]
+        return self._admitted(outline, proposals, depths, room)
+
+    @property
+    def cuts_elsewhere(self) -> bool:
+        """Whether a device may cut blocks by the budget alone: it repeats one scheduler, and knows no tenants."""
+        return type(self._scheduler) is Asynchronous and self._settings.tenant_draft_tokens is None
 
     def _sampling(self, sequences: list[Sequence]) -> RowSampling:
         """Parameters row by row; kept while the same sequences run, since they never change."""
@@ -205,51 +227,61 @@ class Planner:
 
     # after drafting
 
-    def _cut(
-        self,
-        decoding: list[Sequence],
-        rows: list[int],
-        proposals: Proposals,
-        caps: list[int],
-        budget: Budget,
-        prefill_tokens: int,
-    ) -> tuple[list[list[int]], list[float]]:
+    def _observed(self, outline: Outline) -> set[int]:
+        """Places among the drafted rows that verify their whole block: chosen without looking at what is drafted, while
+        the step has room for all of it.
+        """
+        observed: set[int] = set()
+        room_tokens = self._room_tokens
+        for place in self._drafting.observer.slice([outline.decoding[row] for row in outline.rows]):
+            if (whole := outline.caps[outline.rows[place]]) <= room_tokens:
+                observed.add(place)
+                room_tokens -= whole
+        return observed
+
+    def _cut(self, outline: Outline, proposals: Proposals) -> tuple[list[list[int]], list[float]]:
         """A prefix of each block, by live confidences, and the tokens expected to be accepted of it.
 
-        Blocks of the observed slice, which is chosen without looking at them, are not cut; the step keeps room for
-        them. Under the rejection rule what a block contains caps nothing: it is cut to what may follow once its depth
-        is settled.
+        Under the rejection rule what a block contains caps nothing: it is cut to what may follow once its depth is
+        settled.
         """
-        requests = len(decoding)
-        survival = np.zeros((requests, proposals.survival.shape[1]))
+        decoding, caps, rows = outline.decoding, outline.caps, outline.rows
+        survival = np.zeros((len(decoding), proposals.survival.shape[1]))
         survival[rows] = proposals.survival
         room = [min(caps[row], len(block)) for row, block in zip(rows, proposals.tokens, strict=True)]
         for row, block in zip(rows, proposals.tokens, strict=True):
             shaping = decoding[row].shaping
             if shaping is not None and not decoding[row].rejects:
                 caps[row] = min(caps[row], shaping.admissible(block))
-        observed: set[int] = set()
-        room_tokens = self._room_tokens
-        for place in self._drafting.observer.slice([decoding[row] for row in rows]):
-            if (whole := caps[rows[place]]) <= room_tokens:
-                observed.add(place)
-                room_tokens -= whole
+        room_tokens = self._room_tokens - sum(caps[rows[place]] for place in outline.observed)
         asked = self._requests(decoding, caps, survival, room_tokens)  # only `budget` reads what was expected
-        costs = self._costs.costs(requests, prefill_tokens)
-        depths = self._scheduler.fill(asked, costs, budget, survival).tolist()
+        costs = self._costs.costs(len(decoding), sum(length for _, length in outline.prefill))
+        depths = self._scheduler.fill(asked, costs, outline.budget, survival).tolist()
+        for place in outline.observed:
+            depths[rows[place]] = caps[rows[place]]
+        return self._admitted(outline, proposals, depths, room)
+
+    def _admitted(
+        self, outline: Outline, proposals: Proposals, depths: list[int], room: list[int]
+    ) -> tuple[list[list[int]], list[float]]:
+        """Blocks cut to `depths` [R], and what is learnt from them before they are verified.
+
+        room: of each drafted row, the slots that an observed block would have had an outcome for.
+        """
+        decoding = outline.decoding
         drafts: list[list[int]] = [[] for _ in decoding]
-        expected = [0.0] * requests
-        for place, (row, block) in enumerate(zip(rows, proposals.tokens, strict=True)):
-            sequence, whole = decoding[row], place in observed
-            drafts[row] = block[: caps[row] if whole else depths[row]]
-            expected[row] = float(survival[row, : len(drafts[row])].sum())
+        expected = [0.0] * len(decoding)
+        for place, (row, block) in enumerate(zip(outline.rows, proposals.tokens, strict=True)):
+            sequence, survival = decoding[row], proposals.survival[place]
+            drafts[row] = block[: depths[row]]
+            expected[row] = float(survival[: len(drafts[row])].sum())
             sequence.drafted_tokens += len(block)
             sequence.drafted_round = len(sequence.rounds)
-            if whole and room[place]:
+            if place in outline.observed and room[place]:
                 # what a grammar cut off counts as verified: it could only have been rejected
                 self._drafting.observer.watch(sequence, proposals.logits[place], room[place])
             if block:
-                sequence.forecast = self._forecast.after(_kind(sequence), sequence.forecast, survival[row])
+                sequence.forecast = self._forecast.after(_kind(sequence), sequence.forecast, survival)
         return drafts, expected
 
 

@@ -10,6 +10,7 @@ import torch
 from outrider.engine.attention import Span
 from outrider.engine.batch import FlatBatch
 from outrider.engine.cache import PagedCache
+from outrider.engine.device.profile import DeviceStage
 from outrider.engine.target import TargetModel
 from outrider.errors import CurveError
 from outrider.scheduling import CostModel, CostSubject
@@ -23,8 +24,9 @@ _VERIFIED = 8
 """Tokens a sequence verifies at most in a measured step."""
 _BLOCK_SIZE = 16
 _SMALL = 16
-_MEMORY_BYTES = 128 << 20
-"""Where sequences of a measured step need more than this together, some read the same context."""
+_MEMORY_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
+"""Where sequences of a measured step need more than this together, some read the same context; a GPU's is many times
+its cache, or steps would seem cheaper than they are."""
 _MOST_PATIENCE = 5
 
 
@@ -44,7 +46,7 @@ def measure_steps(
     most = target.context_tokens - _VERIFIED
     contexts = [context for context in _CONTEXTS if context <= most] or [most]
     requests = -(-sizes[-1] // _VERIFIED)
-    stage = _Stage.of(target, contexts[-1], requests)
+    stage = _stage(target, contexts[-1], requests)
     ends = time.perf_counter() + max_s
     best: dict[tuple[int, int], float] = {}
     for context in contexts:
@@ -69,6 +71,21 @@ def _model(best: dict[tuple[int, int], float], subject: CostSubject) -> CostMode
     return CostModel.measured([(context, size, s) for (context, size), s in best.items()], subject=subject)
 
 
+def _stage(target: TargetModel, context_tokens: int, requests: int) -> _Stage | DeviceStage:
+    """Where steps are timed the way they will be run."""
+    held = _Stage.of(target, context_tokens, requests)
+    if target.device.type != "cuda" or target.paged is None:
+        return held
+    return DeviceStage.over(
+        target.paged,
+        held.cache,
+        verified=_VERIFIED,
+        requests=requests,
+        distinct=len(held.slots),
+        blocks_each=held.cache.block_slots.shape[0] // len(held.slots),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """Memory of its own, with room for as many sequences as fit its budget."""
@@ -83,7 +100,7 @@ class _Stage:
         per_request = -(-(context_tokens + _VERIFIED) // _BLOCK_SIZE)
         probe = target.new_cache(1, _BLOCK_SIZE)
         planes = [*probe.kv, *([] if probe.features is None else [probe.features])]
-        fitting = _MEMORY_BYTES // (per_request * sum(plane.nbytes for plane in planes))
+        fitting = _MEMORY_BYTES[target.device.type] // (per_request * sum(plane.nbytes for plane in planes))
         distinct = max(1, min(requests, fitting))
         cache = target.new_cache(per_request * distinct, _BLOCK_SIZE)
         for plane in cache.kv:
@@ -104,7 +121,7 @@ class _Stage:
         started = time.perf_counter()
         logits = self.target.forward(batch, self.cache)
         assert logits is not None
-        self.rule.choose(logits.cpu(), sampling, batch.positions.cpu())
+        self.rule.choose(logits, sampling.to(logits.device), batch.positions)
         return time.perf_counter() - started
 
     def _batch(self, start: int, size: int) -> FlatBatch:

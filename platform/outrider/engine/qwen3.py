@@ -19,11 +19,11 @@ from torch.nn.functional import silu
 from outrider.engine.attention import PagedBatch, attend
 from outrider_kernels import Linear, packed_linear
 
-__all__ = ["FlatQwen3"]
+__all__ = ["FlatQwen3", "Qwen3Layer"]
 
 
-class _Layer(NamedTuple):
-    """Norm weights and products of one layer."""
+class Qwen3Layer(NamedTuple):
+    """Norm weights and products of one layer; qk_norm [H + K, D], queries first."""
 
     input_norm: Tensor
     qkv: Linear
@@ -39,13 +39,13 @@ class FlatQwen3:
 
     def __init__(self, model: Any, layer_ids: tuple[int, ...]) -> None:
         config = model.config
-        self._embedding: Tensor = model.model.embed_tokens.weight
-        self._layers = [_join(layer, config) for layer in model.model.layers]
-        self._final_norm: Tensor = model.model.norm.weight
-        self._eps: float = config.rms_norm_eps
-        self._heads: int = config.num_attention_heads
-        self._kv_heads: int = config.num_key_value_heads
-        self._scaling: float = model.model.layers[0].self_attn.scaling
+        self.embedding: Tensor = model.model.embed_tokens.weight
+        self.layers = [_join(layer, config) for layer in model.model.layers]
+        self.final_norm: Tensor = model.model.norm.weight
+        self.eps: float = config.rms_norm_eps
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.scaling: float = model.model.layers[0].self_attn.scaling
         self._rotary = model.model.rotary_emb
         self._layer_ids = layer_ids
 
@@ -62,14 +62,14 @@ class FlatQwen3:
 
     def __call__(self, token_ids: Tensor, positions: Tensor, paged: PagedBatch) -> tuple[Tensor, list[Tensor]]:
         """Final hidden states after the norm [B, d], and the tapped layers' outputs, each [B, d]."""
-        hidden = torch.embedding(self._embedding, token_ids)
+        hidden = torch.embedding(self.embedding, token_ids)
         cos, sin = self._rotation(hidden, positions)
         outputs = {-1: hidden} if -1 in self._layer_ids else {}
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(self.layers):
             hidden = self._layer(layer, hidden, cos, sin, paged, paged.kv[number])
             if number in self._layer_ids:
                 outputs[number] = hidden
-        final = torch.rms_norm(hidden, self._final_norm.shape, self._final_norm, self._eps)
+        final = torch.rms_norm(hidden, self.final_norm.shape, self.final_norm, self.eps)
         return final, [outputs[layer] for layer in self._layer_ids]
 
     def _rotation(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,27 +79,29 @@ class FlatQwen3:
         signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         return cos[0][:, None], signed[:, None]
 
-    def _layer(self, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, paged: PagedBatch, kv: Tensor) -> Tensor:
-        tokens, heads, both = hidden.shape[0], self._heads, self._heads + self._kv_heads
-        rows = torch.rms_norm(hidden, layer.input_norm.shape, layer.input_norm, self._eps)
-        qkv = layer.qkv(rows).view(tokens, both + self._kv_heads, -1)
+    def _layer(
+        self, layer: Qwen3Layer, hidden: Tensor, cos: Tensor, sin: Tensor, paged: PagedBatch, kv: Tensor
+    ) -> Tensor:
+        tokens, heads, both = hidden.shape[0], self.heads, self.heads + self.kv_heads
+        rows = torch.rms_norm(hidden, layer.input_norm.shape, layer.input_norm, self.eps)
+        qkv = layer.qkv(rows).view(tokens, both + self.kv_heads, -1)
         head_dim = qkv.shape[-1]
-        qk = torch.rms_norm(qkv[:, :both], (head_dim,), None, self._eps) * layer.qk_norm
+        qk = torch.rms_norm(qkv[:, :both], (head_dim,), None, self.eps) * layer.qk_norm
         qk = torch.addcmul(qk * cos, torch.roll(qk, head_dim // 2, dims=-1), sin)
-        new = torch.cat((qk[:, heads:], qkv[:, both:]), dim=1).view(tokens, 2, self._kv_heads, head_dim)
-        mixed = attend(qk[:, :heads], new, kv, paged, self._scaling)
+        new = torch.cat((qk[:, heads:], qkv[:, both:]), dim=1).view(tokens, 2, self.kv_heads, head_dim)
+        mixed = attend(qk[:, :heads], new, kv, paged, self.scaling)
         hidden = hidden + layer.out(mixed.reshape(tokens, -1))
-        rows = torch.rms_norm(hidden, layer.post_norm.shape, layer.post_norm, self._eps)
+        rows = torch.rms_norm(hidden, layer.post_norm.shape, layer.post_norm, self.eps)
         gate, up = layer.gate_up(rows).chunk(2, dim=-1)
         return hidden + layer.down(silu(gate).mul_(up))
 
 
-def _join(layer: Any, config: Any) -> _Layer:
+def _join(layer: Any, config: Any) -> Qwen3Layer:
     """One stock layer's weights with those that share an input joined."""
     attention, mlp = layer.self_attn, layer.mlp
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     norms = (attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(kv_heads, -1))
-    return _Layer(
+    return Qwen3Layer(
         input_norm=layer.input_layernorm.weight.detach(),
         qkv=packed_linear(_share(attention.q_proj, attention.k_proj, attention.v_proj)),
         qk_norm=torch.cat(norms).detach(),

@@ -19,6 +19,7 @@ class EngineSettings:
     take over what earlier ones computed of the same beginning; calibration_share is the share of a request's drafted
     rounds that verify the whole block, so that it stays known what confidences are worth; scheduler is a name that
     `scheduler_named` reads; tenant_draft_tokens caps the draft tokens that one tenant may have verified in a round.
+    device_rounds says whether rounds stay on the target's device until their tokens are known; None: on a GPU.
     """
 
     model: str
@@ -33,6 +34,7 @@ class EngineSettings:
     calibration_share: float = 0.01
     scheduler: str = "constrained"
     tenant_draft_tokens: int | None = None
+    device_rounds: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_size", "max_running_requests", "max_queued_requests", "max_step_tokens"):

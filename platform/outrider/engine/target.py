@@ -17,6 +17,8 @@ from outrider.engine.batch import FlatBatch
 from outrider.engine.cache import PagedCache
 from outrider.engine.capability import learn_shape
 from outrider.engine.compiled import CompiledQwen3
+from outrider.engine.device.layout import from_spans
+from outrider.engine.device.paged import PagedQwen3
 from outrider.engine.directory import context_tokens, end_tokens, read_config, read_weights
 from outrider.engine.parity import CHECKED_TOKENS, check_forward
 from outrider.engine.qwen3 import FlatQwen3
@@ -24,7 +26,12 @@ from outrider.engine.stock import StockModel
 from outrider.scheduling import Calibration
 from outrider_kernels import Linear, packed_linear
 
-__all__ = ["FlatBatch", "TargetModel"]
+__all__ = ["FlatBatch", "TargetModel", "is_power_of_two"]
+
+
+def is_power_of_two(size: int) -> bool:
+    """Whether block tables of such blocks are read by kernels."""
+    return size > 0 and size & (size - 1) == 0
 
 
 class TargetModel:
@@ -56,10 +63,13 @@ class TargetModel:
         layer_ids = projection.layer_ids if projection else ()
         self._flat: StockModel | FlatQwen3
         self.compiled: CompiledQwen3 | None = None
+        self.paged: PagedQwen3 | None = None
         flat = not stock and FlatQwen3.fits(model)
         if flat:
             self._flat = FlatQwen3(model, layer_ids)
             self._head: Linear = packed_linear(model.lm_head.weight.detach())
+            if PagedQwen3.fits(model):
+                self.paged = PagedQwen3(self._flat, self._head, model, projection)
         else:
             self._flat = StockModel(model, layer_ids)
         block_size = min(CHECKED_TOKENS, self.context_tokens)
@@ -136,13 +146,24 @@ class TargetModel:
         if self.compiled is not None and self.compiled.ready:
             return self.compiled(batch, cache)
         shape = self.attention
-        paged = PagedBatch.of(batch.spans, cache.kv, query_groups=shape.query_groups, windows=shape.windows)
+        logits: Tensor | None
+        on_gpu = self.device.type == "cuda" and is_power_of_two(cache.block_size)
+        if on_gpu and self.paged is not None:
+            logits = self.paged(from_spans(batch, cache.block_size), cache)
+            return None if batch.logit_rows is None else logits.float()
+        paged = PagedBatch.of(
+            batch.spans,
+            cache.kv,
+            query_groups=shape.query_groups,
+            windows=shape.windows,
+            block_size=cache.block_size if on_gpu else None,
+        )
         rows = batch.logit_rows
-        logits: Tensor | None = None
         if isinstance(self._flat, StockModel):
             logits, taps = self._flat(batch.token_ids, batch.positions, paged, rows)
         else:
             hidden, taps = self._flat(batch.token_ids, batch.positions, paged)
+            logits = None
             if rows is not None:
                 logits = self._head(hidden if len(rows) == len(hidden) else hidden.index_select(0, rows))
         if self.projection is not None and cache.features is not None:

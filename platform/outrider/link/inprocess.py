@@ -13,13 +13,14 @@ __all__ = ["InProcessLink"]
 class InProcessLink:
     """`send` keeps the round, `receive` computes its block; nothing is copied, serialised or checked as on the wire.
 
-    Raises `DrafterMismatch` at construction when the drafter was not made for the target.
+    Raises `DrafterMismatch` at construction when the drafter was not made for the target. `handler` and `client` are
+    for a target that can reach the drafter's memory, on a device that both share.
     """
 
     def __init__(self, server: DraftHandler, hello: TargetHello) -> None:
         self.welcome = server.hello(hello)
-        self._server = server
-        self._client = secrets.token_bytes(8)
+        self.handler = server
+        self.client = secrets.token_bytes(8)
         self._sent: DraftRound | None = None
         self._alive = True
 
@@ -40,7 +41,7 @@ class InProcessLink:
         if not self._alive or sent is None:
             raise LinkError("nothing was sent on the draft link, or it is closed")
         try:
-            block = self._server.handle(self._client, sent, trusted=True)
+            block = self.handler.handle(self.client, sent, trusted=True)
             if (block.epoch, block.round) != (sent.epoch, sent.round):
                 raise LinkError("the drafter answered another round or epoch")
         except LinkError:
@@ -55,4 +56,4 @@ class InProcessLink:
         """Free what the drafter holds for this target. Idempotent."""
         if self._alive:
             self._alive = False
-            self._server.forget_client(self._client)
+            self.handler.forget_client(self.client)

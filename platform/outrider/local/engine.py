@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,8 +51,18 @@ class Completion:
 class LocalEngine:
     """An engine and its drafter. A context manager: leaving it ends the second process."""
 
-    def __init__(self, engine: Engine, drafter: Path | None, link: LinkKind, connect_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        drafter: Path | None,
+        link: LinkKind,
+        connect_timeout_s: float = 60.0,
+        *,
+        draft_device: str = "cpu",
+        draft_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.engine = engine
+        self._draft_device, self._draft_dtype = draft_device, draft_dtype
         self._drafter = drafter
         self._link = link
         self._connect_timeout_s = connect_timeout_s
@@ -84,7 +95,8 @@ class LocalEngine:
         if self.engine.target.projection is None:
             raise LinkError("the target was loaded without its drafter's projection")
         if self._link is LinkKind.IN_PROCESS:
-            return InProcessLink(DraftServer(DSparkModel.load(drafter), drafter.name), self._hello())
+            model = DSparkModel.load(drafter, self._draft_dtype).to(self._draft_device)
+            return InProcessLink(DraftServer(model, drafter.name), self._hello())
         self._folder = tempfile.mkdtemp(prefix="outrider-")
         endpoint = f"ipc://{self._folder}/draft"
         self._process = subprocess.Popen(
@@ -95,6 +107,8 @@ class LocalEngine:
                 str(drafter),
                 endpoint,
                 str(torch.get_num_threads()),
+                self._draft_device,
+                str(self._draft_dtype).removeprefix("torch."),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -176,21 +190,23 @@ def open_engine(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LocalEngine:
-    """Load a target directory and, if given, its drafter; what rounds cost is measured here unless a curve is passed.
+    """Load a target directory and, if given, its drafter, which runs on the same device in the same dtype; what rounds
+    cost is measured here unless a curve is passed.
 
     Raises ModelDirectoryError, DrafterMismatch, LinkError.
     """
     model = TargetModel.load(target, drafter=drafter, dtype=dtype, device=device)
     settings = settings or EngineSettings(model=target.name)
+    beside: dict[str, Any] = {"draft_device": device, "draft_dtype": dtype}
     if curve is not None:
-        return LocalEngine(Engine(model, settings, curve), drafter, link)
+        return LocalEngine(Engine(model, settings, curve), drafter, link, **beside)
     block = 1 + (model.projection.block_size if model.projection else 0)
     largest = min(256, settings.max_running_requests * block)
-    drafter_role = role("cpu", "float32", torch.get_num_threads())
+    drafter_role = role(model.device.type, str(dtype).removeprefix("torch."), torch.get_num_threads())
 
     def steps() -> CostModel:
         subject = cost_subject(model, drafter, drafter_role=drafter_role, link=link.value)
         return measure_steps(model, subject=subject, max_tokens=largest)
 
     profile = Profile(steps, settings.max_running_requests)
-    return LocalEngine(Engine(model, settings, steps(), profile=profile), drafter, link)
+    return LocalEngine(Engine(model, settings, steps(), profile=profile), drafter, link, **beside)
