@@ -65,7 +65,7 @@ def _target(name: str, config: AppConfig, found: Preflight) -> serve.Application
         num_replicas=model.replicas,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         max_ongoing_requests=model.max_running_requests + model.max_queued_requests + CONTROL_CALLS,
-    ).bind(name, model, paths, config.timeouts, draft)
+    ).bind(name, model, paths, config.timeouts, draft, config.sockets)
 
 
 def _draft(name: str, config: AppConfig, model: ModelConfig, paths: ModelPaths) -> serve.Application | None:
@@ -78,7 +78,7 @@ def _draft(name: str, config: AppConfig, model: ModelConfig, paths: ModelPaths) 
         _role_options(model.draft),
         num_replicas=model.replicas,
         max_ongoing_requests=CONTROL_CALLS,
-    ).bind(f"{name}-drafter", paths.drafter, model.draft)
+    ).bind(f"{name}-drafter", paths.drafter, model.draft, config.sockets)
 
 
 def _role_options(role: RoleConfig) -> dict[str, Any]:

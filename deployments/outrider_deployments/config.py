@@ -160,6 +160,9 @@ class AppConfig(_Settings):
     gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig = ControlConfig()
     timeouts: Timeouts = Timeouts()
+    sockets: Literal["host", "cluster"] = "host"
+    """How replicas reach each other: `host`, over Unix sockets on the one machine all of them run on; `cluster`, over
+    TCP under CURVE keys made from OUTRIDER_CLUSTER_KEY, which every replica must have in its environment."""
     events: str | None = None
     """File to which one event per request is appended; None keeps events off the disk."""
     quality: str | None = None

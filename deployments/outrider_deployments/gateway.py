@@ -19,6 +19,7 @@ from outrider.types import GenerationRequest
 from outrider_deployments.control_client import ControlClient
 from outrider_deployments.front import HttpFront
 from outrider_deployments.replica_logs import join_serve_logs
+from outrider_deployments.sockets import Reach
 from outrider_deployments.upstream import GenerateCall, Upstreams
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Gateway:
             stale_s=config.timeouts.snapshot_stale_s,
             events_per_s=config.gateway.events_per_s,
             replicas={name: model.replicas for name, model in config.models.items()},
+            reach=Reach.of(config.sockets),
         )
         settings = GatewaySettings(snapshot_fresh_s=config.timeouts.snapshot_stale_s, facts=_facts(config))
         self._app = create_app(

@@ -1,4 +1,6 @@
-"""Private endpoints: Unix sockets in a directory of mode 0700 that goes away with its owner, however it ends."""
+"""Endpoints: on one host Unix sockets in a directory of mode 0700 that goes away with its owner, however it ends;
+between hosts TCP under the cluster's keys.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,41 @@ import fcntl
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["PrivateEndpoint", "sweep"]
+if TYPE_CHECKING:
+    from outrider.link import CurveKeys
+
+__all__ = ["PrivateEndpoint", "Reach", "sweep"]
 
 PREFIX = "outrider-"
 LOCK = "owner.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a replica's sockets are reached from other hosts: at its node's address, by holders of the cluster's keys."""
+
+    host: str
+    keys: CurveKeys
+
+    @property
+    def address(self) -> str:
+        """Where to bind: any free port."""
+        return f"tcp://{self.host}:*"
+
+    @classmethod
+    def of(cls, sockets: Literal["host", "cluster"]) -> Reach | None:
+        """This replica's reach under a configuration, None within one host. Raises ConfigurationError without keys."""
+        if sockets == "host":
+            return None
+        from ray.util import get_node_ip_address
+
+        from outrider.link import CurveKeys
+
+        return cls(get_node_ip_address(), CurveKeys.from_environment())
 
 
 class PrivateEndpoint:

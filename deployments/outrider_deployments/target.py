@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from outrider.types import GenerationRequest
 from outrider_deployments.cost_profile import fresh_costs
 from outrider_deployments.open_requests import OpenRequests
 from outrider_deployments.replica_logs import join_serve_logs
+from outrider_deployments.sockets import Reach
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
@@ -32,15 +33,23 @@ class TargetReplica:
     """Serve places it and opens one call per request; everything a round needs goes over sockets of its own."""
 
     def __init__(
-        self, name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts, draft: DeploymentHandle | None
+        self,
+        name: str,
+        model: ModelConfig,
+        paths: ModelPaths,
+        timeouts: Timeouts,
+        draft: DeploymentHandle | None,
+        sockets: Literal["host", "cluster"] = "host",
     ) -> None:
         join_serve_logs()
         # Torch is imported here, not by the driver that only names this class.
         from outrider.engine import EngineLoop
 
+        reach = Reach.of(sockets)
+        self._keys = reach.keys if reach else None
         engine = _load(name, model, paths, timeouts)
         self._engine = EngineLoop(engine, lambda chunks, load: self._requests.on_round(chunks, load))
-        self._publisher = TokenPublisher(self._engine.snapshot, lambda ids: self._requests.on_lost(ids))
+        self._publisher = TokenPublisher(self._engine.snapshot, lambda ids: self._requests.on_lost(ids), self._keys)
         self._requests = OpenRequests(self._engine, self._publisher)
         self._engine.start()
         self._supervisor = self._supervise(draft, timeouts)
@@ -87,7 +96,7 @@ class TargetReplica:
             return address
 
         return DrafterSupervisor(
-            self._engine, locate, lambda endpoint: ZmqDraftLink.connect(endpoint, hello, timeouts.link_s)
+            self._engine, locate, lambda endpoint: ZmqDraftLink.connect(endpoint, hello, timeouts.link_s, self._keys)
         )
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -21,7 +22,10 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from outrider.types import LoadSnapshot, TokenChunk
-from outrider_deployments.sockets import PrivateEndpoint
+from outrider_deployments.sockets import PrivateEndpoint, Reach
+
+if TYPE_CHECKING:
+    from outrider.link import CurveKeys
 
 __all__ = ["RoundMessage", "TokenPublisher", "TokenReceiver"]
 
@@ -69,7 +73,14 @@ class TokenPublisher:
     with it. `snapshot` is asked every `PULSE_S` for what to say when no round does.
     """
 
-    def __init__(self, snapshot: Callable[[], LoadSnapshot], on_lost: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], LoadSnapshot],
+        on_lost: Callable[[Sequence[str]], None],
+        keys: CurveKeys | None = None,
+    ) -> None:
+        """keys: the cluster's, for gateways on other hosts."""
+        self._keys = keys
         self._snapshot = snapshot
         self._on_lost = on_lost
         self._context = zmq.Context()
@@ -82,9 +93,9 @@ class TokenPublisher:
         self._pulse.start()
 
     def attach(self, endpoint: str) -> None:
-        """Send load snapshots to the gateway at `endpoint` (ipc only) from now on."""
-        if not endpoint.startswith("ipc://"):
-            raise ValueError(f"token channels are ipc:// only, not {endpoint}")
+        """Send load snapshots to the gateway at `endpoint` (ipc, or with keys tcp) from now on."""
+        if not endpoint.startswith("ipc://" if self._keys is None else ("ipc://", "tcp://")):
+            raise ValueError(f"token channels are ipc://, and tcp:// with the cluster's keys only, not {endpoint}")
         with self._lock:
             if endpoint not in self._gateways:
                 self._gateways[endpoint] = self._open(endpoint)
@@ -129,6 +140,8 @@ class TokenPublisher:
         socket = self._context.socket(zmq.PUSH)
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER_ROUNDS)
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        if self._keys is not None and endpoint.startswith("tcp://"):
+            self._keys.join(socket)
         socket.connect(endpoint)
         return _Gateway(socket, monitor, channel=secrets.randbits(63))
 
@@ -169,7 +182,9 @@ class TokenPublisher:
                 self._on_lost(lost)
 
     def _drop_disconnected(self) -> list[str]:
-        """A gateway's Unix socket disconnects only when its process is gone; a new one has a new endpoint."""
+        """A gateway's Unix socket disconnects only when its process is gone; a new one has a new endpoint. Between
+        hosts a connection that breaks may have lost rounds, which ends its requests as well.
+        """
         gone = [endpoint for endpoint, gateway in self._gateways.items() if _disconnected(gateway.monitor)]
         return [request_id for endpoint in gone for request_id in self._shut(endpoint)]
 
@@ -188,28 +203,34 @@ class TokenReceiver:
     A frame that does not decode is counted, logged and dropped.
     """
 
-    def __init__(self, on_round: Callable[[RoundMessage, bool], None]) -> None:
+    def __init__(self, on_round: Callable[[RoundMessage, bool], None], reach: Reach | None = None) -> None:
+        """reach: for targets on other hosts; without, the socket is this user's on this host."""
         self._on_round = on_round
-        self._endpoint = PrivateEndpoint("tokens")
+        self._private = None if reach else PrivateEndpoint("tokens")
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, HIGH_WATER_ROUNDS)
-        self._socket.bind(self._endpoint.address)
+        if reach is not None:
+            reach.keys.serve(self._socket)
+        self._socket.bind(reach.address if reach else self._private_address)
+        self.address = bytes(self._socket.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
         self._decoder = msgspec.msgpack.Decoder(RoundMessage)
         self._next: dict[int, int] = {}
         self._task = asyncio.get_running_loop().create_task(self._read())
         self.malformed = 0
 
     @property
-    def address(self) -> str:
-        return self._endpoint.address
+    def _private_address(self) -> str:
+        assert self._private is not None
+        return self._private.address
 
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._socket.close(linger=0)
         self._context.term()
-        self._endpoint.close()
+        if self._private is not None:
+            self._private.close()
 
     async def _read(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from ray.serve.exceptions import RequestCancelledError
 from outrider.errors import InvalidRequest, NotReady, OutriderError, TargetLost
 from outrider.types import Decision, GenerationRequest, LoadSnapshot, TokenChunk
 from outrider_deployments.causes import raised_there
+from outrider_deployments.sockets import Reach
 from outrider_deployments.token_channel import RoundMessage, TokenReceiver
 
 __all__ = ["EventPace", "GenerateCall", "ServeUpstream", "TargetHandle", "Upstreams"]
@@ -224,9 +225,10 @@ class Upstreams:
         stale_s: float,
         events_per_s: float,
         replicas: Mapping[str, int] | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        """replicas: how many each model is to have, 1 if absent."""
-        self._receiver = TokenReceiver(self._receive)
+        """replicas: how many each model is to have, 1 if absent; reach: for targets on other hosts."""
+        self._receiver = TokenReceiver(self._receive, reach)
         pace = EventPace(events_per_s)
         self.by_model = {
             model: ServeUpstream(

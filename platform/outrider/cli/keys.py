@@ -30,6 +30,17 @@ def _group() -> None:
 
 
 @app.command()
+def cluster(as_json: Json = False) -> None:
+    """Make the secret that replicas on several hosts share: the value of OUTRIDER_CLUSTER_KEY for all of them."""
+    from outrider.link import CurveKeys
+
+    secret = CurveKeys.new_secret()
+    typer.echo(json.dumps({"key": secret}) if as_json else secret)
+    if not as_json:
+        typer.echo("Put it into a secret that every replica has in its environment; it is not kept anywhere.", err=True)
+
+
+@app.command()
 def new(
     tenant: Annotated[str | None, typer.Option(help="Tenant the key is for; names it in the YAML.")] = None,
     operator: Annotated[str | None, typer.Option(help="Operator the key is for, instead of a tenant.")] = None,

@@ -20,9 +20,11 @@ from outrider.link.messages import (
 )
 
 if TYPE_CHECKING:
+    from outrider.link.curve import CurveKeys
     from outrider.link.zmq import ZmqDraftLink, ZmqDraftService
 
 __all__ = [
+    "CurveKeys",
     "DraftBlock",
     "DraftHandler",
     "DraftLink",
@@ -38,6 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "CurveKeys":
+        return import_module("outrider.link.curve").CurveKeys
     if name in ("ZmqDraftLink", "ZmqDraftService"):
         return getattr(import_module("outrider.link.zmq"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The separated link: DEALER at the target, ROUTER at the drafter, over an ipc socket.
+"""The separated link: DEALER at the target, ROUTER at the drafter, over ipc, or between hosts tcp with CURVE keys.
 
 One message in, one reply out. Replies echo epoch and round, so that a late one is never taken for another
 round's. A client that times out is dead for good: a new connection has a new identity, to which no late reply
@@ -19,6 +19,7 @@ import zmq
 from outrider.errors import ConfigurationError, DrafterMismatch, LinkError
 from outrider.link.checks import check_block
 from outrider.link.codec import Bye, Hello, LinkMessage, Refusal, Welcome, decode, encode
+from outrider.link.curve import CLUSTER_KEY, CurveKeys
 from outrider.link.messages import DraftBlock, DraftHandler, DraftRound, TargetHello
 
 __all__ = ["ZmqDraftLink", "ZmqDraftService"]
@@ -29,11 +30,13 @@ _WAKE_MS: Final = 100
 _BYE_LINGER_MS: Final = 100
 
 
-def _ipc_path(endpoint: str) -> str:
-    """The socket path of an ipc endpoint; raises `ConfigurationError` for any other endpoint."""
+def _ipc_path(endpoint: str, keys: CurveKeys | None) -> str | None:
+    """The path of an ipc endpoint, None for tcp; raises `ConfigurationError` for others, and for tcp without keys."""
     scheme, separator, path = endpoint.partition("://")
-    if scheme == "tcp":
-        raise ConfigurationError("a draft link over tcp needs CURVE keys, which are not supported: use ipc://")
+    if scheme == "tcp" and separator:
+        if keys is None:
+            raise ConfigurationError(f"a draft link over tcp needs CURVE keys: use ipc://, or set {CLUSTER_KEY}")
+        return None
     if scheme != "ipc" or not separator or not path.startswith("/"):
         raise ConfigurationError(f"{endpoint!r} is not a draft link endpoint: ipc:// and an absolute path")
     if len(os.fsencode(path)) >= _MAX_PATH_BYTES or "\0" in path:
@@ -52,16 +55,20 @@ class ZmqDraftLink:
         self._dead = ""
 
     @classmethod
-    def connect(cls, endpoint: str, hello: TargetHello, timeout_s: float) -> ZmqDraftLink:
-        """Introduce a target to the drafter at `endpoint`.
+    def connect(
+        cls, endpoint: str, hello: TargetHello, timeout_s: float, keys: CurveKeys | None = None
+    ) -> ZmqDraftLink:
+        """Introduce a target to the drafter at `endpoint`, over tcp as a holder of the cluster's `keys`.
 
-        Raises `DrafterMismatch` when it was made for another target, `LinkError` when it does not answer in
-        time and `ConfigurationError` when the endpoint is not an ipc path.
+        Raises `DrafterMismatch` when it was made for another target, `LinkError` when it does not answer in time (nor
+        does it to other keys) and `ConfigurationError` when the endpoint is neither an ipc path nor tcp with keys.
         """
-        _ipc_path(endpoint)
+        path = _ipc_path(endpoint, keys)
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         try:
             socket.setsockopt(zmq.LINGER, 0)
+            if path is None and keys is not None:
+                keys.join(socket)
             socket.connect(endpoint)
             _send(socket, Hello(hello))
             welcome = _receive(socket, timeout_s)
@@ -151,10 +158,14 @@ class ZmqDraftService:
     and are refilled. So a target that died without a bye leaks nothing for long.
     """
 
-    def __init__(self, server: DraftHandler, endpoint: str, *, idle_s: float = 300.0) -> None:
-        self._path = _ipc_path(endpoint)
+    def __init__(
+        self, server: DraftHandler, endpoint: str, *, idle_s: float = 300.0, keys: CurveKeys | None = None
+    ) -> None:
+        self._path = _ipc_path(endpoint, keys)
+        self._keys = keys
         self._server = server
-        self._endpoint = endpoint
+        self.endpoint = endpoint
+        """Where to connect: once started, with the port that was found for `tcp://HOST:*`."""
         self._idle_s = idle_s
         self._heard_s: dict[bytes, float] = {}
         self._stopping = threading.Event()
@@ -166,17 +177,22 @@ class ZmqDraftService:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Bind, with access for this user only, and serve; raises `ConfigurationError` when binding fails."""
+        """Bind, for this user or holders of the keys only, and serve; raises `ConfigurationError` when that fails."""
         if self._thread is not None:
             raise LinkError("the draft service was started twice")
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         try:
-            socket.bind(self._endpoint)
-            os.chmod(self._path, 0o600)
+            if self._path is None and self._keys is not None:
+                self._keys.serve(socket)
+            socket.bind(self.endpoint)
+            if self._path is not None:
+                os.chmod(self._path, 0o600)
+            else:
+                self.endpoint = bytes(socket.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
         except (zmq.ZMQError, OSError) as error:
             socket.close()
-            raise ConfigurationError(f"the draft service cannot listen at {self._endpoint}: {error}") from None
+            raise ConfigurationError(f"the draft service cannot listen at {self.endpoint}: {error}") from None
         self._thread = threading.Thread(target=self._serve, args=(socket,), name="draft-service", daemon=True)
         self._thread.start()
 
