@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from outrider_kernels.draft_sampling import DrawRows, SequentialHead, draw_blocks
 from torch import Tensor
 
 from outrider.drafter.blocks import draw_blocks as eager_blocks
@@ -17,6 +16,7 @@ from outrider.speculation import RowSampling, SparseDraft
 from outrider_kernels.counter_noise import row_keys
 from outrider_kernels.counter_noise.reference import torch_row_keys
 from outrider_kernels.dispatch import UnsupportedArgument
+from outrider_kernels.draft_sampling import DrawRows, SequentialHead, draw_blocks
 from support.drafting import draw_rows, head_of
 from support.kernels import DEVICE
 from support.tiny import TinyPair

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from outrider_kernels.draft_sampling import DrawRows, SequentialHead
 from torch import Tensor
 
+from outrider_kernels.draft_sampling import DrawRows, SequentialHead
 from support.kernels import DEVICE
 
 __all__ = ["Blocks", "blocks", "draw_rows", "head_of"]

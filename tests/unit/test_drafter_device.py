@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from outrider.drafter.device import DeviceDraft, draw_rows
 from torch import Tensor
 
 from outrider.drafter.config import DSparkConfig
+from outrider.drafter.device import DeviceDraft, draw_rows
 from outrider.drafter.dspark import DSparkProposer
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.server import DraftServer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from outrider_kernels.draft_sampling import Sampled
 from torch import Tensor
 
 from outrider.drafter.blocks import block_states, draft_blocks, draw_blocks, placed
@@ -14,6 +13,7 @@ from outrider.drafter.model import DSparkModel
 from outrider.drafter.picks import MixedPick, drawn_at
 from outrider.drafter.projection import projection_fingerprint
 from outrider.speculation import SPARSE_DRAFT, RowSampling, SparseDraft, SparseProbs
+from outrider_kernels.draft_sampling import Sampled
 
 __all__ = ["DSparkProposer"]
 
