@@ -13,7 +13,7 @@ from outrider_kernels.verification import Drafted, VerifyRows
 from outrider_kernels.verification.reference import token_probs
 from support.kernels import DEVICE
 
-__all__ = ["Batch", "Hand", "batch", "moved", "shape_of", "undecided"]
+__all__ = ["Batch", "Hand", "batch", "moved", "shape_of", "undecided", "unequal"]
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,27 @@ def undecided(noise: Tensor, weights: Tensor, found: int, wanted: int, logit: fl
     one, other = (float(noise[t].double() / weights[t].double()) for t in (found, wanted))
     slack = 2.0**-24 * (16 + 8 * abs(logit) / max(temperature, 1e-5))
     return abs(one - other) <= slack * max(one, other)
+
+
+def unequal(b: Batch, found: Tensor, wanted: Tensor) -> int:
+    """How many rows' tokens differ for no better reason than rounding; fails where there is no such reason.
+
+    Both are the `chosen` of `verify`, on the CPU.
+    """
+    rows = b.rows
+    differing = (found != wanted).nonzero().flatten().tolist()
+    if not differing:
+        return 0
+    at = torch.tensor(differing)
+    probs = token_probs(b.logits[at], *(x[at] for x in shape_of(rows)))
+    keys = counter_noise.row_keys(rows.seeds[at], rows.choices[at], rows.positions[at])
+    noise = counter_noise.exponential(keys, probs.shape[-1])
+    for place, row in enumerate(differing):
+        assert rows.rounds[row] < 0, f"row {row}: {found[row]} and {wanted[row]} end a rejection"
+        assert rows.temperature[row] > 0, f"row {row}: {found[row]} and {wanted[row]} are not both the argmax"
+        one, other = int(found[row]), int(wanted[row])
+        size = float(b.logits[row].float().abs().amax())
+        assert undecided(noise[place], probs[place], one, other, size, float(rows.temperature[row])), (
+            f"row {row}: {one} and {other}"
+        )
+    return len(differing)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from outrider_kernels.dispatch import UnsupportedArgument, check_tensor
+from outrider_kernels.dispatch import UnsupportedArgument, check_tensor, use_triton
 from outrider_kernels.verification import reference
 from outrider_kernels.verification.arguments import Drafted, Verified, VerifyRows
 
@@ -47,6 +47,10 @@ def choose(
     integers = {"top_k": top_k, "seeds": seeds, "choices": choices, "positions": positions}
     _check_rows("choose", logits, floats, integers)
     shape = (temperature, top_p, top_k, min_p, seeds, choices, positions)
+    if use_triton("choose", logits.device):
+        from outrider_kernels.verification import triton
+
+        return triton.choose(logits, *shape, random=random, cuts=cuts)
     return reference.choose(logits, *shape, random=random, cuts=cuts)
 
 
@@ -66,6 +70,10 @@ def verify(
     Raises UnsupportedArgument.
     """
     check_verify(logits, rows, drafted, query_start, rejects=rejects)
+    if use_triton("verify", logits.device):
+        from outrider_kernels.verification import triton
+
+        return triton.verify(logits, rows, drafted, query_start, random=random, cuts=cuts, rejects=rejects)
     return reference.verify(logits, rows, drafted, query_start, random=random, cuts=cuts, rejects=rejects)
 
 
