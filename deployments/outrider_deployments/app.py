@@ -55,7 +55,7 @@ def build(config: AppConfig) -> serve.Application:
 def _target(name: str, config: AppConfig, found: Preflight) -> serve.Application:
     model, paths = config.models[name], found.models[name]
     draft = _draft(name, config, model, paths)
-    if draft is None:
+    if paths.drafter is None:
         logger.warning("model %s runs without a drafter: every round is plain decoding", name)
     return _deployment(
         TargetReplica,
@@ -69,7 +69,7 @@ def _target(name: str, config: AppConfig, found: Preflight) -> serve.Application
 
 
 def _draft(name: str, config: AppConfig, model: ModelConfig, paths: ModelPaths) -> serve.Application | None:
-    if paths.drafter is None:
+    if paths.drafter is None or model.link == "in-process":
         return None
     return _deployment(
         DraftReplica,

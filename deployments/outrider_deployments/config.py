@@ -77,6 +77,9 @@ class ModelConfig(_Settings):
     """Required, so that running without a drafter is something a person wrote down."""
     target: RoleConfig = RoleConfig()
     draft: RoleConfig = RoleConfig()
+    link: Literal["process", "in-process"] = "process"
+    """Where the drafter runs: in a process of its own, or in the target's, on its device, where rounds of a GPU need to
+    wait for it once instead of twice. `draft` then says its dtype only."""
     replicas: int = Field(default=1, ge=1, le=256)
     """Targets of this model, and as many drafters."""
     max_running_requests: int = Field(default=16, ge=1, le=4096)
@@ -97,6 +100,15 @@ class ModelConfig(_Settings):
     """Share of drafted rounds that verify their whole block, so that it stays known what confidences are worth."""
     cost_profile: str | None = None
     """A file of `outrider profile`, used instead of measuring at start; one of another machine or model is refused."""
+
+    @model_validator(mode="after")
+    def _one_process_has_one_device(self) -> Self:
+        if self.link == "in-process" and self.drafter is not None and self.draft.device != self.target.device:
+            raise ValueError(
+                f"link in-process with target.device {self.target.device} and draft.device {self.draft.device}: "
+                "one process drafts on its target's device"
+            )
+        return self
 
     @field_validator("scheduler")
     @classmethod

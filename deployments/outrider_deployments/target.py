@@ -14,9 +14,12 @@ from outrider_deployments.sockets import Reach
 from outrider_deployments.token_channel import TokenPublisher
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ray.serve.handle import DeploymentHandle
 
     from outrider.engine import Engine
+    from outrider.link import DraftLink
     from outrider.scheduling import CostModel, CostSubject
     from outrider_deployments.config import ModelConfig, Timeouts
     from outrider_deployments.preflight import ModelPaths
@@ -48,6 +51,8 @@ class TargetReplica:
         reach = Reach.of(sockets)
         self._keys = reach.keys if reach else None
         engine = _load(name, model, paths, timeouts)
+        if model.link == "in-process" and paths.drafter is not None:
+            engine.attach_drafter(_beside(engine, name, model, paths.drafter))
         self._engine = EngineLoop(engine, lambda chunks, load: self._requests.on_round(chunks, load))
         self._publisher = TokenPublisher(self._engine.snapshot, lambda ids: self._requests.on_lost(ids), self._keys)
         self._requests = OpenRequests(self._engine, self._publisher)
@@ -100,6 +105,23 @@ class TargetReplica:
         )
 
 
+def _beside(engine: Engine, name: str, model: ModelConfig, directory: Path) -> DraftLink:
+    """A drafter in this process, on the target's device."""
+    import torch
+
+    from outrider.drafter.dspark import DSparkProposer
+    from outrider.drafter.model import DSparkModel
+    from outrider.drafter.server import DraftServer
+    from outrider.link import InProcessLink, TargetHello
+
+    target, place = engine.target, model.draft
+    assert target.projection is not None
+    drafter = DSparkModel.load(directory, getattr(torch, place.dtype)).to(place.device)
+    server = DraftServer(DSparkProposer(drafter, compiled=place.compile == "background"), f"{name}-drafter")
+    hello = TargetHello(name, target.vocab_size, target.hidden_size, target.projection.fingerprint)
+    return InProcessLink(server, hello)
+
+
 def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) -> Engine:
     """The engine of one target; what rounds cost is measured here, or was on this machine: another's would be wrong."""
     import torch
@@ -116,7 +138,7 @@ def _load(name: str, model: ModelConfig, paths: ModelPaths, timeouts: Timeouts) 
     drafter_role = role(model.draft.device, model.draft.dtype, model.draft.threads)
 
     def subject() -> CostSubject:
-        return cost_subject(target, paths.drafter, drafter_role=drafter_role, link="process")
+        return cost_subject(target, paths.drafter, drafter_role=drafter_role, link=model.link)
 
     def steps() -> CostModel:
         return measure_steps(target, subject=subject(), max_tokens=min(256, model.max_running_requests * block))

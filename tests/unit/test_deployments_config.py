@@ -26,7 +26,7 @@ def _shipped(name: str) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("name", ["local.yaml", "two-gpu.yaml"])
+@pytest.mark.parametrize("name", ["local.yaml", "two-gpu.yaml", "cluster.yaml"])
 def test_shipped_configurations_validate(name: str) -> None:
     assert set(AppConfig.parse(_shipped(name), source=name).models) == {"flash", "pro"}
 
@@ -40,6 +40,7 @@ def test_local_fits_on_one_core() -> None:
 def test_two_gpu_differs_only_in_resources_and_directories() -> None:
     def rest(values: dict[str, Any]) -> dict[str, Any]:
         resources = {"directory", "drafter", "target", "draft", "max_running_requests", "kv_blocks", "block_size"}
+        resources |= {"link", "scheduler"}
         models = {
             name: {key: value for key, value in model.items() if key not in resources}
             for name, model in values["models"].items()
