@@ -118,6 +118,20 @@ def test_it_is_the_engine_layer_s_arithmetic(twin: Any) -> None:
     torch.testing.assert_close(kv[written], new[given["slots"] >= 0], rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("twin", TWINS, ids=["reference", "triton"])
+def test_far_positions_turn_as_exactly_as_near_ones(twin: Any) -> None:
+    positions = torch.tensor([0, 1, 2, 3, 5, 1000, 131_071, 1_000_003], device=DEVICE)
+    frequencies = torch.tensor([1.0, 0.9, 0.05, 1e-4], device=DEVICE)
+    qkv = torch.zeros(len(positions), 3, 8, device=DEVICE)
+    qkv[:, :, :4] = 1.0
+    given: dict[str, Any] = {"heads": 1, "kv_heads": 1, "q_norm": None, "k_norm": None, "eps": EPS}
+    slots = torch.full_like(positions, -1)
+    query = twin.rotate_append(qkv.flatten(1), positions, slots, poisoned(1, 2, 1, 8), frequencies=frequencies, **given)
+    angles = (positions.float()[:, None] * frequencies).double()
+    wanted = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    torch.testing.assert_close(query[:, 0].double(), wanted, rtol=0, atol=2.0**-22)
+
+
 def test_an_unturned_key_would_be_noticed() -> None:
     given, written = arguments(4, 2, 8, 6, torch.float32)
     turned, unturned = poisoned(9, 2, 2, 16), poisoned(9, 2, 2, 16)

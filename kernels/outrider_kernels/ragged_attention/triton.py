@@ -23,7 +23,7 @@ from outrider_kernels.dispatch import interpreted
 from outrider_kernels.ragged_attention.plan import Plan, plan_of
 from outrider_kernels.ragged_attention.rows import RaggedRows
 
-__all__ = ["attention_kernel", "combine_kernel", "ragged_attention"]
+__all__ = ["attention_kernel", "combine_kernel", "launch_constants", "ragged_attention"]
 
 
 @triton.jit
@@ -172,6 +172,36 @@ def combine_kernel(
     tl.store(out + state * HEAD_DIM + dims, found.to(out.dtype.element_ty), mask=inside)
 
 
+def _machine(device: torch.device) -> dict[str, int]:
+    """What a plan wants to know of a GPU; of the interpreter, nothing."""
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    shared_bytes: int = properties.shared_memory_per_block_optin
+    return {"multiprocessors": properties.multi_processor_count, "shared_bytes": shared_bytes}
+
+
+def launch_constants(
+    plan: Plan,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    window: int | None = None,
+    softcap: bool = False,
+    sinks: bool = False,
+) -> dict[str, object]:
+    """What `attention_kernel` is compiled for."""
+    return {
+        "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim, "BLOCK_SIZE": block_size,
+        "WINDOW": window or 0, "SOFTCAP": softcap, "SINKS": sinks, "ONE_TILE": plan.one_tile,
+        "SPLITS": plan.splits, "LEAST_TILES": plan.least_tiles,
+        "TOKENS": plan.tokens, "ROWS": plan.rows, "COLUMNS": plan.columns, "WIDTH": plan.width,
+        "STAGES": plan.stages, "WIDEN": interpreted(),
+    }  # fmt: skip
+
+
 def ragged_attention(
     query: Tensor,
     kv: Tensor,
@@ -189,8 +219,9 @@ def ragged_attention(
     if not requests or not tokens or not rows.longest_query:
         return torch.zeros_like(query, memory_format=torch.contiguous_format)
     plan = plan or plan_of(
-        rows, tokens=tokens, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=query.dtype, window=window
-    )
+        rows, tokens=tokens, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=query.dtype, window=window,
+        **_machine(query.device),
+    )  # fmt: skip
     out = torch.empty((tokens, heads, head_dim), dtype=query.dtype, device=query.device)
     partial = weights = out
     if plan.splits > 1:
@@ -203,11 +234,11 @@ def ragged_attention(
         scaling * log2e if softcap is None else 2.0 * log2e * scaling / softcap,
         0.0 if softcap is None else softcap * log2e,
         query.stride(0), query.stride(1), rows.blocks.stride(0), tokens, requests,
-        HEADS=heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, BLOCK_SIZE=rows.block_size,
-        WINDOW=window or 0, SOFTCAP=softcap is not None, SINKS=sinks is not None, ONE_TILE=plan.one_tile,
-        SPLITS=plan.splits, LEAST_TILES=plan.least_tiles,
-        TOKENS=plan.tokens, ROWS=plan.rows, COLUMNS=plan.columns, WIDTH=plan.width,
-        STAGES=plan.stages, WIDEN=interpreted(), num_warps=plan.warps,
+        num_warps=plan.warps,
+        **launch_constants(
+            plan, heads=heads, kv_heads=kv_heads, head_dim=head_dim, block_size=rows.block_size,
+            window=window, softcap=softcap is not None, sinks=sinks is not None,
+        ),
     )  # fmt: skip
     if plan.splits > 1:
         block = triton.next_power_of_2(plan.splits)

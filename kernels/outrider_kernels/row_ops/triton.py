@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["add_norm", "add_norm_kernel", "norm_warps", "silu_mul", "silu_mul_kernel"]
+__all__ = ["TILE", "add_norm", "add_norm_kernel", "norm_warps", "silu_mul", "silu_mul_kernel"]
 
-_TILE = 1024
+TILE = 1024
 
 
 @triton.jit
@@ -76,6 +76,6 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
     if out.numel():
-        grid = (rows, triton.cdiv(width, _TILE))
-        silu_mul_kernel[grid](gate_up, out, gate_up.stride(0), width, BLOCK=_TILE, num_warps=4)
+        grid = (rows, triton.cdiv(width, TILE))
+        silu_mul_kernel[grid](gate_up, out, gate_up.stride(0), width, BLOCK=TILE, num_warps=4)
     return out
