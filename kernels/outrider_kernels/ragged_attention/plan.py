@@ -16,9 +16,8 @@ _PROGRAMS_EACH: Final = 7
 """At least, of every multiprocessor: two run at once, and beyond three rounds a partly filled last one weighs little.
 At powers of two of requests, and 8 key/value heads, it makes 7.75, which is 3.9 rounds."""
 _LEAST_POSITIONS: Final = 256
-"""Of a split. With 128 bf16 elements these are 128 KiB to read; to leave and join sums costs 1 KiB for each row, of which
-a decoding token has 4 where 4 query heads share keys, and a verification of 8 tokens 32.
-"""
+_POSITIONS_PER_ROW: Final = 8
+"""Of a split. To leave and join a row's sums moves as many bytes as reading the keys and values of two positions."""
 _MOST_SPLITS: Final = 64
 _LEAST_ROWS: Final = 16
 _MOST_ROWS: Final = 128
@@ -28,7 +27,7 @@ the next tile's are on their way while one is attended. With three or four they 
 """
 _SHARED_BYTES: Final = 227 << 10
 _ROOMY_BYTES: Final = 160 << 10
-"""What the largest tiles take, 128 rows of 256 elements twice buffered. GPUs with less get half the rows, one buffer."""
+"""What the largest tiles take, 128 rows of 256 elements. GPUs with less get smaller ones, buffered once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +68,17 @@ def plan_of(
     group = heads // kv_heads
     requests = len(rows.context)
     longest = min(rows.longest_query, tokens)
-    most_rows = (_MOST_ROWS if roomy else _MOST_ROWS // 2) if dtype.itemsize == 2 else _LEAST_ROWS  # fp32: plain lanes
+    width = max(_power_of_2(head_dim), 16)
+    most_rows, columns, least_warps = _largest(width, dtype, roomy=roomy)
     most_rows = max(most_rows, _power_of_2(group))
     tile_rows = min(max(_power_of_2(longest * group), _LEAST_ROWS), most_rows)
     tile_tokens = tile_rows // group
     one_tile = longest <= tile_tokens
     tiles = requests if one_tile else tokens // tile_tokens + requests
-    width = max(_power_of_2(head_dim), 16)
-    columns = 64 if width * dtype.itemsize <= 256 else 32
     positions = rows.longest_context if window is None else min(rows.longest_context, window + longest + columns)
     wanted = -(-_PROGRAMS_EACH * multiprocessors // (tiles * kv_heads))
-    splits = min(_power_of_2(wanted), _power_of_2(max(positions // _LEAST_POSITIONS, 1)), _MOST_SPLITS)
+    least = max(_LEAST_POSITIONS, _POSITIONS_PER_ROW * tile_rows)
+    splits = min(_power_of_2(wanted), _power_of_2(max(positions // least, 1)), _MOST_SPLITS)
     return Plan(
         tiles=tiles,
         tokens=tile_tokens,
@@ -87,11 +86,23 @@ def plan_of(
         columns=columns,
         width=width,
         splits=splits,
-        least_tiles=_LEAST_POSITIONS // columns,
+        least_tiles=least // columns,
         one_tile=one_tile,
-        warps=max(4, tile_rows // 16),
+        warps=max(least_warps, tile_rows // 16),
         stages=_STAGES if roomy else 3,
     )
+
+
+def _largest(width: int, dtype: torch.dtype, *, roomy: bool) -> tuple[int, int, int]:
+    """Most rows, columns and least warps that leave no value without a register.
+
+    fp32 products in full run on plain lanes, whose operands are all in registers.
+    """
+    wide = width * dtype.itemsize > 256
+    if dtype.itemsize > 2:
+        return (_LEAST_ROWS, 16, 8) if wide else (_LEAST_ROWS, 64, 4)
+    most_rows = _MOST_ROWS if roomy else _MOST_ROWS // (4 if wide else 2)
+    return (most_rows, 32, 4) if wide else (most_rows, 64, 4)
 
 
 def _power_of_2(least: int) -> int:
