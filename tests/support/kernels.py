@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["DEVICE", "DTYPES", "bound", "poisoned"]
+__all__ = ["DEVICE", "DTYPES", "assert_best", "bound", "poisoned"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -29,3 +29,11 @@ def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     if dtype.is_floating_point:
         return torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
     return torch.full(shape, -1, dtype=dtype, device=DEVICE)
+
+
+def assert_best(tokens: Tensor, scores: Tensor, slack: float | Tensor) -> None:
+    """Every chosen token [n] has the highest of its row's scores [n, V], or one less than `slack` below it."""
+    best = scores.amax(dim=-1)
+    short = best - scores.gather(-1, tokens[:, None]).squeeze(-1)
+    bad = ~((short <= slack) | (best == float("-inf")))
+    assert not bad.any(), f"rows {bad.nonzero().flatten().tolist()} chose what is {short[bad].tolist()} below the best"

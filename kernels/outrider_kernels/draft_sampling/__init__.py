@@ -18,14 +18,15 @@ from outrider_kernels.dispatch import UnsupportedArgument, check_tensor, use_tri
 from outrider_kernels.draft_sampling import reference
 from outrider_kernels.draft_sampling.rows import DrawRows, Sampled, SequentialHead
 
-__all__ = ["DrawRows", "Sampled", "SequentialHead", "draw_blocks"]
+__all__ = ["LARGEST_RANK", "DrawRows", "Sampled", "SequentialHead", "draw_blocks"]
 
 _OP: Final = "draft_sampling"
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 _CUT_WIDTH: Final = 64
 """How many tokens a coupled row with cuts looks at where nobody says how many."""
 _WIDEST: Final = 128
-_LARGEST_RANK: Final = 1024
+LARGEST_RANK: Final = 256
+"""A tile of W2 is read whole: the released checkpoints' rank."""
 
 
 def draw_blocks(
@@ -71,8 +72,8 @@ def _check(hidden: Tensor, base: Tensor, anchors: Tensor, positions: Tensor, hea
         check_tensor(_OP, "head.w1", head.w1, (vocab, None), _DTYPES, device=device, contiguous=True)
         check_tensor(_OP, "head.w2", head.w2, head.w1.shape, (head.w1.dtype,), device=device, contiguous=True)
         rank = head.w1.shape[1]
-        if not 1 <= rank <= _LARGEST_RANK:
-            raise UnsupportedArgument(_OP, "head.w1", f"has rank {rank}; 1 to {_LARGEST_RANK} would do")
+        if not 1 <= rank <= LARGEST_RANK:
+            raise UnsupportedArgument(_OP, "head.w1", f"has rank {rank}; 1 to {LARGEST_RANK} would do")
     check_tensor(_OP, "head.confidence", head.confidence, (None,), _DTYPES, device=device)
     if len(head.confidence) not in (hidden.shape[2], hidden.shape[2] + rank):
         reason = f"has {len(head.confidence)} weights for states of {hidden.shape[2]} and rank {rank}"

@@ -16,7 +16,7 @@ from outrider.drafter.heads import MarkovHead
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
 from outrider_kernels.block_attention import block_attention
-from outrider_kernels.draft_sampling import DrawRows, Sampled, SequentialHead, draw_blocks
+from outrider_kernels.draft_sampling import LARGEST_RANK, DrawRows, Sampled, SequentialHead, draw_blocks
 from outrider_kernels.paged_append import append_rows
 
 __all__ = ["DeviceDraft", "draw_rows"]
@@ -47,6 +47,7 @@ class DeviceDraft:
             geometry == plain
             and model.fc.weight.dtype in _DTYPES
             and model.confidence_head is not None
+            and model.config.markov_rank <= LARGEST_RANK
             and type(model.markov_head) in (MarkovHead, type(None))
         )
 
