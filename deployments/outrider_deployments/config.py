@@ -181,6 +181,14 @@ class AppConfig(_Settings):
     """What `auto` takes to tell whom a prompt is easy enough for: a file of `outrider eval sufficiency fit` made with
     these models, or `demo`, which ships and is of the demo models. None leaves it to tags and the policy."""
 
+    @model_validator(mode="after")
+    def _a_cluster_shares_its_database(self) -> Self:
+        if self.sockets == "cluster" and self.database.startswith("sqlite"):
+            raise ValueError(
+                "sockets cluster with a SQLite file: control may be started again on another host; use PostgreSQL"
+            )
+        return self
+
     @field_validator("models")
     @classmethod
     def _names_are_routable(cls, models: Mapping[str, ModelConfig]) -> Mapping[str, ModelConfig]:

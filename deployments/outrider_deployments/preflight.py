@@ -61,13 +61,20 @@ def check(config: AppConfig) -> Preflight:
 
 def _check_operators(config: AppConfig, policy: Policy) -> None:
     """Whoever has read the documentation may not change the policy from another machine."""
+    if not policy.accepts_demo_operator_key:
+        return
     listen = config.gateway.listen
-    if listen is not None and listen.host not in LOOPBACK and policy.accepts_demo_operator_key:
-        raise ConfigurationError(
-            f"{config.policy}: the documented operator key would be taken on {listen.host}: replace it with what "
-            "`outrider keys new --operator` prints, or listen on 127.0.0.1",
-            param="operators",
-        )
+    if listen is not None and listen.host not in LOOPBACK:
+        where, otherwise = listen.host, "listen on 127.0.0.1"
+    elif listen is None and config.sockets == "cluster":
+        where, otherwise = "every host of the cluster", "serve one host alone"
+    else:
+        return
+    raise ConfigurationError(
+        f"{config.policy}: the documented operator key would be taken on {where}: replace it with what "
+        f"`outrider keys new --operator` prints, or {otherwise}",
+        param="operators",
+    )
 
 
 def documents_of(policy: str, teams: Sequence[str] = ()) -> tuple[Source, ...]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from outrider_deployments.config import AppConfig
+from outrider_deployments.config import AppConfig, RoleConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "deployments/outrider_deployments/configs").glob("*.yaml"))
@@ -94,15 +94,55 @@ def test_the_manifest_serves_the_cluster_s_configuration() -> None:
     assert inside == read(ROOT / "deployments/outrider_deployments/configs/cluster.yaml")
 
 
-def test_the_manifest_has_as_many_gpus_as_the_application_asks_for() -> None:
-    config = AppConfig.parse(
-        yaml.safe_load(read(MANIFEST)["spec"]["serveConfigV2"])["applications"][0]["args"], source="manifest"
-    )
-    asked = sum(
-        model.replicas * (model.target.num_gpus + (model.draft.num_gpus if model.link == "process" else 0.0))
-        for model in config.models.values()
-    )
+def test_the_manifest_has_as_many_gpus_and_enough_cores_for_what_the_application_asks_for() -> None:
+    config = served()
+    roles = asked(config)
     (group,) = read(MANIFEST)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
-    held = group["replicas"] * int(container["resources"]["limits"]["nvidia.com/gpu"])
-    assert asked <= held < asked + 1
+    limits = container["resources"]["limits"]
+    assert sum(role.num_gpus for role in roles) == group["replicas"] * int(limits["nvidia.com/gpu"])
+    cores = sum(role.num_cpus for role in roles) + config.gateway.replicas * config.gateway.num_cpus
+    assert cores + config.control.num_cpus <= group["replicas"] * int(limits["cpu"])
+    assert all(role.num_cpus <= int(limits["cpu"]) for role in roles)
+
+
+def test_a_cluster_s_actors_take_whole_gpus() -> None:
+    """Serve spreads shares over nodes, each of which then lacks the whole GPU that another replica waits for."""
+    assert [role.num_gpus % 1 for role in asked(served())] == [0] * len(asked(served()))
+
+
+def test_two_clusters_never_run_at_once_on_one_ledger() -> None:
+    assert read(MANIFEST)["spec"]["upgradeStrategy"] == {"type": "None"}
+
+
+@pytest.mark.parametrize("group", ["headGroupSpec", "workerGroupSpecs"])
+def test_every_pod_has_what_the_configuration_reads(group: str) -> None:
+    groups = read(MANIFEST)["spec"]["rayClusterConfig"][group]
+    for each in groups if isinstance(groups, list) else [groups]:
+        pod = each["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts.keys() <= {volume["name"] for volume in pod["volumes"]}
+        config = served()
+        places = [
+            config.policy,
+            *(place for model in config.models.values() for place in (model.directory, model.drafter)),
+        ]
+        for place in places:
+            assert any(f"/outrider/{place}".startswith(f"{mount}/") for mount in mounts.values()), place
+        assert container["envFrom"] == [{"secretRef": {"name": "outrider"}}]
+
+
+def served() -> AppConfig:
+    inside = yaml.safe_load(read(MANIFEST)["spec"]["serveConfigV2"])
+    return AppConfig.parse(inside["applications"][0]["args"], source="manifest")
+
+
+def asked(config: AppConfig) -> list[RoleConfig]:
+    """What Ray is asked for, an entry per actor of a model."""
+    return [
+        role
+        for model in config.models.values()
+        for role in (model.target, *([model.draft] if model.link == "process" else []))
+        for _ in range(model.replicas)
+    ]

@@ -157,6 +157,11 @@ def test_the_documented_operator_key_is_refused_beyond_this_machine() -> None:
         check(AppConfig.parse(values | {"gateway": gateway | {"listen": {"host": host}}}, source="test"))
     with pytest.raises(ConfigurationError, match=r"documented operator key would be taken on 0\.0\.0\.0"):
         check(AppConfig.parse(values | {"gateway": gateway | {"listen": {"host": "0.0.0.0"}}}, source="test"))
+    cluster = {"sockets": "cluster", "database": "postgresql+psycopg://"}
+    with pytest.raises(ConfigurationError, match="documented operator key would be taken on every host"):
+        check(AppConfig.parse(values | cluster | {"gateway": {}}, source="test"))
+    with pytest.raises(ConfigurationError, match="SQLite"):
+        AppConfig.parse(values | {"sockets": "cluster"}, source="test")
 
 
 def _arguments(config: Path) -> dict[str, Any]:
