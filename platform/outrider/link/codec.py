@@ -2,7 +2,7 @@
 
 Between two rounds a model pass empties the caches, so every call costs many times what a warm loop shows: hence one
 frame instead of one per tensor, and tensors through numpy, which takes fewer calls than torch.
-Frames are little-endian and meant for the same host. Nothing is unpickled; every length is checked against
+Frames are little-endian, as both hosts have to be. Nothing is unpickled; every length is checked against
 the shapes its header declares, so a hostile peer gets a `LinkError` and no more.
 """
 
