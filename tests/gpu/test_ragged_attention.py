@@ -77,7 +77,8 @@ def test_a_long_batch_is_attended_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     step = ragged_step([3, 1, 0, 5], [2, 40, 0, 7])
     whole = plain.ragged_attention(step.query, step.kv, step.rows, scaling=SCALING)
     monkeypatch.setattr(plain, "_LOGITS_AT_ONCE", 1)
-    assert torch.equal(plain.ragged_attention(step.query, step.kv, step.rows, scaling=SCALING), whole)
+    parts = plain.ragged_attention(step.query, step.kv, step.rows, scaling=SCALING)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=bound(torch.float32, 64, 5.0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -41,7 +41,8 @@ def test_silu_mul(width: int, dtype: torch.dtype) -> None:
     gate_up = (3 * torch.randn(4, 2 * width)).to(DEVICE, dtype)
     gate_up[0, 0], gate_up[1, 0] = -200.0, 200.0
     found, wanted = kernels.silu_mul(gate_up), reference.silu_mul(gate_up)
-    torch.testing.assert_close(found, wanted, rtol=bound(dtype, 4, 1.0), atol=0)
+    # an exponential is off by as many roundings as its argument, here below 15, is large
+    torch.testing.assert_close(found, wanted, rtol=bound(dtype, 16, 1.0), atol=0)
 
 
 def test_the_references_are_torch_s_functions() -> None:

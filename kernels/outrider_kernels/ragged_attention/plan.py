@@ -13,8 +13,7 @@ __all__ = ["Plan", "plan_of"]
 
 _MULTIPROCESSORS: Final = 132
 _PROGRAMS_EACH: Final = 7
-"""At least, of every multiprocessor: two run at once, and beyond three rounds a partly filled last one weighs little.
-At powers of two of requests, and 8 key/value heads, it makes 7.75, which is 3.9 rounds."""
+"""At least, of every multiprocessor: three of decoding run at once; more, so that unequal ones even out."""
 _LEAST_POSITIONS: Final = 256
 _POSITIONS_PER_ROW: Final = 8
 """Of a split. To leave and join a row's sums moves as many bytes as reading the keys and values of two positions."""

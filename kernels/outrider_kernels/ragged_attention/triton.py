@@ -25,6 +25,8 @@ from outrider_kernels.ragged_attention.rows import RaggedRows
 
 __all__ = ["attention_kernel", "combine_kernel", "launch_constants", "ragged_attention"]
 
+_LOG2E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def _owner(query_start, requests, tile, TOKENS: tl.constexpr):
@@ -52,7 +54,7 @@ def _dot(left, right, sums, WIDEN: tl.constexpr):
 def attention_kernel(
     query, kv, query_start, context, blocks, sinks, out, partial, weights,
     scale, softcap, query_stride, head_stride, table_stride, tokens, requests,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_BITS: tl.constexpr,
     WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr, ONE_TILE: tl.constexpr,
     SPLITS: tl.constexpr, LEAST_TILES: tl.constexpr,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
@@ -103,32 +105,32 @@ def attention_kernel(
             tl.store(weights + state * SPLITS + split, tl.full((ROWS,), float("-inf"), tl.float32), mask=here)
             return
 
-    q_mask = here[:, None] & (dims < HEAD_DIM)[None, :]
+    inside = (dims < HEAD_DIM)[None, :]
+    q_mask = here[:, None] & inside
     q_at = query + token[:, None] * query_stride + row_heads[:, None] * head_stride + dims[None, :]
     q = tl.load(q_at, mask=q_mask, other=0.0)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     if SINKS:  # they weigh once, in the first split
-        top = tl.where(split == 0, tl.load(sinks + row_heads).to(tl.float32) * 1.4426950408889634, top)
+        top = tl.where(split == 0, tl.load(sinks + row_heads).to(tl.float32) * _LOG2E, top)
         total += tl.where(split == 0, 1.0, 0.0)
     found = tl.zeros((ROWS, WIDTH), tl.float32)
+    final = tl.minimum(own, end - 1)  # the last position that a row sees in this split
     table = blocks + request.to(tl.int64) * table_stride
     heads_kv = kv + kv_head * HEAD_DIM + dims
 
     for at in tl.range(start, end, COLUMNS, num_stages=STAGES):
         positions = at + tl.arange(0, COLUMNS)
-        used = positions < end
-        if WINDOW:  # what no row sees may be another request's by now
-            used = used & (positions > past + first - WINDOW)
-        block = tl.load(table + positions // BLOCK_SIZE, mask=used, other=0)
-        slots = block.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
+        near = tl.minimum(positions, end - 1)  # columns without a position read a neighbour's, and weigh nothing
+        if WINDOW:
+            near = tl.maximum(near, past + first - WINDOW + 1)
+        slots = (tl.load(table + (near >> BLOCK_BITS)).to(tl.int64) << BLOCK_BITS) + (near & ((1 << BLOCK_BITS) - 1))
         places = heads_kv[None, :] + slots[:, None] * (2 * KV_HEADS * HEAD_DIM)
-        kv_mask = used[:, None] if WIDTH == HEAD_DIM else used[:, None] & (dims < HEAD_DIM)[None, :]
-        keys = tl.load(places, mask=kv_mask, other=0.0)
+        keys = tl.load(places) if WIDTH == HEAD_DIM else tl.load(places, mask=inside, other=0.0)
         logits = _dot(q, tl.trans(keys), tl.zeros((ROWS, COLUMNS), tl.float32), WIDEN) * scale
         if SOFTCAP:
             logits = softcap * (1.0 - 2.0 / (tl.exp2(logits) + 1.0))
-        seen = used[None, :] & (positions[None, :] <= own[:, None])
+        seen = positions[None, :] <= final[:, None]
         if WINDOW:
             seen = seen & (positions[None, :] > own[:, None] - WINDOW)
         logits = tl.where(seen, logits, float("-inf"))
@@ -137,7 +139,8 @@ def attention_kernel(
         shares = tl.exp2(logits - pivot[:, None])
         keep = tl.exp2(top - pivot)
         total = total * keep + tl.sum(shares, 1)
-        values = tl.load(places + KV_HEADS * HEAD_DIM, mask=kv_mask, other=0.0)
+        places += KV_HEADS * HEAD_DIM
+        values = tl.load(places) if WIDTH == HEAD_DIM else tl.load(places, mask=inside, other=0.0)
         found = _dot(shares.to(values.dtype), values, found * keep[:, None], WIDEN)
         top = highest
 
@@ -194,7 +197,7 @@ def launch_constants(
 ) -> dict[str, object]:
     """What `attention_kernel` is compiled for."""
     return {
-        "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim, "BLOCK_SIZE": block_size,
+        "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim, "BLOCK_BITS": block_size.bit_length() - 1,
         "WINDOW": window or 0, "SOFTCAP": softcap, "SINKS": sinks, "ONE_TILE": plan.one_tile,
         "SPLITS": plan.splits, "LEAST_TILES": plan.least_tiles,
         "TOKENS": plan.tokens, "ROWS": plan.rows, "COLUMNS": plan.columns, "WIDTH": plan.width,
@@ -227,7 +230,7 @@ def ragged_attention(
     if plan.splits > 1:
         partial = torch.empty((tokens, heads, plan.splits, head_dim), dtype=torch.float32, device=query.device)
         weights = torch.empty((tokens, heads, plan.splits), dtype=torch.float32, device=query.device)
-    log2e = 1.4426950408889634
+    log2e = _LOG2E.value
     attention_kernel[(plan.tiles, kv_heads, plan.splits)](
         query, kv, rows.query_start, rows.context, rows.blocks, query if sinks is None else sinks,
         out, partial, weights,
