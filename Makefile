@@ -8,6 +8,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 CONFIG ?= deployments/outrider_deployments/configs/local.yaml
 POLICY ?=
+OUT ?=
 # Where torch comes from, if not from PyPI: https://download.pytorch.org/whl/cpu is smaller without a GPU.
 TORCH_INDEX ?=
 
@@ -16,13 +17,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Torch is resolved alone first, so that no other requirement can move it.
 INSTALL_TORCH = $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
+# The check needs torch, transformers, triton, numpy, pydantic, msgspec; a machine without network may have no more.
+CHECK = $(if $(wildcard $(BIN)/python),$(BIN)/python,PYTHONPATH=platform:kernels $(PYTHON))
 # Installed, and up to date with pyproject.toml.
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 
 .PHONY: help
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(RUN_READY) ## run the platform on this machine (HOST, PORT, CONFIG, POLICY)
@@ -43,6 +46,10 @@ lint: $(DEV_READY) ## ruff and mypy
 format: $(DEV_READY) ## rewrite the sources the way lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: gpu-check
+gpu-check: ## check this machine's GPU: correctness, kernels, engine (OUT=FILE keeps the profile; smoke without a GPU)
+	@$(CHECK) -m outrider.bench.gpu $(if $(OUT),--out $(OUT))
 
 .PHONY: models
 models: $(RUN_READY) ## rebuild the demo models from nothing (long; can be stopped and resumed)

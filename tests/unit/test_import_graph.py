@@ -34,18 +34,19 @@ ALLOWED: dict[str, set[str]] = {
     "engine": LEAVES | {"scheduling", "speculation", "drafter", "link", "telemetry", "text", "kernels"},
     "gateway": LEAVES | {"text", "policy", "routing", "accounting", "telemetry", "quality"},
     "demo_models": LEAVES,
+    "profiles": LEAVES | {"scheduling"},
     "training": LEAVES
     | {"documents", "text", "drafter", "engine", "speculation", "scheduling", "telemetry", "local", "demo_models"},
     "evals": LEAVES | {"documents", "telemetry", "quality"},
-    "replay": LEAVES | {"policy", "routing", "scheduling", "telemetry"},
+    "replay": LEAVES | {"policy", "routing", "scheduling", "telemetry", "profiles"},
     "local": LEAVES | LOCAL,
-    "bench": LEAVES | LOCAL | {"local"},
-    "cli": LEAVES | LOCAL | {"training", "evals", "replay", "local", "bench"},
+    "bench": LEAVES | LOCAL | {"local", "profiles"},
+    "cli": LEAVES | LOCAL | {"training", "evals", "replay", "local", "bench", "profiles"},
     "__main__": {"cli"},
     "kernels": set(),
 }
 RAY_ROOTS = {"deployments"}
-LIGHT = ("documents", "policy", "quality", "scheduling", "routing", "replay")
+LIGHT = ("documents", "policy", "quality", "scheduling", "routing", "replay", "profiles")
 HEAVY = ("torch", "ray", "transformers")
 
 
@@ -176,6 +177,18 @@ def test_the_command_line_loads_neither_torch_nor_ray_for_policies() -> None:
         "    outrider.cli.main.main(['--help'])"
     )
     assert modules_after(statement) == set()
+
+
+BESIDE_TORCH = ("ray", "fastapi", "typer", "rich", "zmq", "sqlalchemy", "alembic", "uvicorn")
+"""What a machine need not have for an engine or the check of a GPU: beside torch and transformers they load pydantic
+and msgspec."""
+
+
+@pytest.mark.parametrize("module", ["outrider.local", "outrider.bench.gpu.__main__"])
+def test_engine_and_gpu_check_load_without_the_rest_of_the_platform(module: str) -> None:
+    absent = (*BESIDE_TORCH, "llguidance", "jinja2", "prometheus_client", "starlette")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))"
+    assert "torch" in modules_after(f"{blocked}\nimport {module}")
 
 
 def test_a_heavy_import_would_be_seen() -> None:

@@ -21,7 +21,7 @@ from outrider.drafter.proposer import Proposer
 from outrider.drafter.server import DraftServer
 from outrider.engine import Engine, EngineSettings, Profile, TargetModel, cost_subject, measure_steps, role
 from outrider.errors import LinkError
-from outrider.link import DraftLink, InProcessLink, TargetHello, ZmqDraftLink
+from outrider.link import DraftLink, InProcessLink, TargetHello
 from outrider.scheduling import CostModel, StepCostCurve
 from outrider.types import FinishReason, GenerationRequest, RequestSummary, TokenChunk
 
@@ -97,6 +97,8 @@ class LocalEngine:
         if self._link is LinkKind.IN_PROCESS:
             model = DSparkModel.load(drafter, self._draft_dtype).to(self._draft_device)
             return InProcessLink(DraftServer(model, drafter.name), self._hello())
+        from outrider.link import ZmqDraftLink  # only here is ZeroMQ needed
+
         self._folder = tempfile.mkdtemp(prefix="outrider-")
         endpoint = f"ipc://{self._folder}/draft"
         self._process = subprocess.Popen(

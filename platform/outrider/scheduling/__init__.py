@@ -5,7 +5,7 @@ from outrider.scheduling.asynchronous import Asynchronous
 from outrider.scheduling.baselines import DepthTable, FixedDepth, NoDrafts, Threshold
 from outrider.scheduling.calibration import Calibration, prefix_survival, traffic_class
 from outrider.scheduling.constrained import Constrained
-from outrider.scheduling.cost_files import costs_document, read_costs, write_costs
+from outrider.scheduling.cost_files import costs_document, parse_costs, read_costs, write_costs
 from outrider.scheduling.costs import CostModel, CostSubject
 from outrider.scheduling.curve import StepCostCurve
 from outrider.scheduling.floors import MARGIN, hopeless, needed_tokens
@@ -35,6 +35,7 @@ __all__ = [
     "costs_document",
     "hopeless",
     "needed_tokens",
+    "parse_costs",
     "prefix_survival",
     "read_costs",
     "scheduler_named",

@@ -13,7 +13,7 @@ from outrider.errors import CurveError, OutputNotWritable
 from outrider.scheduling.costs import CostModel, CostSubject
 from outrider.scheduling.curve import StepCostCurve
 
-__all__ = ["costs_document", "read_costs", "write_costs"]
+__all__ = ["costs_document", "parse_costs", "read_costs", "write_costs"]
 
 _FORMAT = 1
 _RENEW = "measure it again with `outrider profile`"
@@ -51,13 +51,21 @@ def read_costs(path: Path) -> CostModel:
         raise CurveError(f"cannot read the cost profile {path}: {error.strerror}") from error
     except ValueError as error:
         raise CurveError(f"{path.name} is not a JSON file; {_RENEW}") from error
+    return parse_costs(held, path.name, _RENEW)
+
+
+def parse_costs(held: object, where: str, renew: str) -> CostModel:
+    """The costs of a document that `costs_document` made, stale or not.
+
+    Raises CurveError naming the place `where` it lay, the field, and how to `renew` it.
+    """
     if not isinstance(held, dict) or held.get("format") != _FORMAT:
         found = held.get("format") if isinstance(held, dict) else None
-        raise CurveError(f"{path.name}: format: {found!r} where this version reads {_FORMAT}; {_RENEW}", param="format")
+        raise CurveError(f"{where}: format: {found!r} where this version reads {_FORMAT}; {renew}", param="format")
     try:
         return _costs(held)
     except CurveError as error:
-        raise CurveError(f"{path.name}: {error.message}; {_RENEW}", param=error.param) from error
+        raise CurveError(f"{where}: {error.message}; {renew}", param=error.param) from error
 
 
 def _costs(held: Mapping[str, Any]) -> CostModel:
