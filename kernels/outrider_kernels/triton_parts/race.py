@@ -16,8 +16,10 @@ from torch import Tensor
 from outrider_kernels.counter_noise.triton import exponential_noise
 from outrider_kernels.triton_parts.rows import NOBODY
 
-__all__ = ["contest", "contest_left", "contestants", "folded", "noise_bits", "prefer", "upper_bits"]
+__all__ = ["STRIDE", "contest", "contest_left", "contestants", "folded", "noise_bits", "prefer", "upper_bits"]
 
+STRIDE: tl.constexpr = tl.constexpr(0x9E3779B1)
+"""What `uniform_noise` multiplies tokens by."""
 _SLACK: tl.constexpr = tl.constexpr(0.02)
 """In powers of two: more than all roundings of u, E and the bound together, and 1.4 % more groups than needed."""
 _LEAST: tl.constexpr = tl.constexpr(-33.0)
@@ -31,28 +33,31 @@ def folded(key):
 
 
 @triton.jit
-def noise_bits(f0, f1, tokens):
-    """uint32 whose upper 16 bits are those of the noise's integer, for folded keys.
+def noise_bits(f0, f1, products):
+    """uint32 whose upper 16 bits are those of the noise's integer, for folded keys and tokens times `STRIDE`.
 
     `uniform_noise` with three of its four xor-shifts by 16 gone: x ^ x≫16 applied twice is x, and the last one leaves
     the upper half alone.
     """
-    x = tokens.to(tl.uint32) * 0x9E3779B1
-    x = (x ^ (x >> 16) ^ f0) * 0x7FEB352D
+    x = (products ^ (products >> 16) ^ f0) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B
     x = (x ^ f1) * 0x7FEB352D
     return (x ^ (x >> 15)) * 0x846CA68B
 
 
 @triton.jit
-def contestants(greatest, tokens, f0, f1, c, reference, score):
-    """Which groups [G] may hold a token that beats `score`, and how many; greatest: their largest logits."""
+def contestants(greatest, start, f0, f1, c, reference, score, E: tl.constexpr):
+    """Which groups [G] of E tokens from `start` on may hold one that beats `score`, and how many; greatest: their
+    largest logits.
+    """
     room = tl.fma(greatest, c, -reference) + tl.log2(score)
     flags = room > _LEAST - _SLACK
     found = tl.sum(flags.to(tl.int32))
     if found > 0:
         bound = tl.minimum(tl.exp2(tl.minimum(room + (32.0 + _SLACK), 32.0)), 4294967040.0).to(tl.uint32) | 0xFFFF
-        flags = flags & (tl.min(noise_bits(f0, f1, tokens), axis=1) <= bound)
+        firsts = (start + tl.arange(0, greatest.shape[0]) * E).to(tl.uint32) * STRIDE
+        products = firsts[:, None] + (tl.arange(0, E).to(tl.uint32) * STRIDE)[None, :]  # constants, added
+        flags = flags & (tl.min(noise_bits(f0, f1, products), axis=1) <= bound)
         found = tl.sum(flags.to(tl.int32))
     return flags, found
 
@@ -108,7 +113,8 @@ def _bits_kernel(keys, out, lanes, BLOCK: tl.constexpr):
     f0 = folded(tl.load(keys + row * 2).to(tl.uint32, bitcast=True))
     f1 = folded(tl.load(keys + row * 2 + 1).to(tl.uint32, bitcast=True))
     tokens = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + row * lanes + tokens, (noise_bits(f0, f1, tokens) >> 16).to(tl.int64), mask=tokens < lanes)
+    bits = noise_bits(f0, f1, tokens.to(tl.uint32) * STRIDE)
+    tl.store(out + row * lanes + tokens, (bits >> 16).to(tl.int64), mask=tokens < lanes)
 
 
 def upper_bits(keys: Tensor, lanes: int) -> Tensor:
