@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from outrider.speculation.fused import fused_verify
 from outrider.speculation.noise import Stream, stream_noise, stream_uniform
 from outrider.speculation.sampling import RowSampling, token_probs
 from outrider.speculation.sparse import SparseProbs
@@ -64,6 +65,8 @@ class RejectionRule:
 
         logits fp32 [n, V], already shaped by what each row's request asks; rows have `rounds`.
         """
+        if logits.device.type == "cuda":
+            return fused_verify(logits, rows, drafted)
         p = token_probs(logits, rows)
         slots = torch.cat([torch.arange(length) for length in drafted.lengths])
         accepted, ends = [], []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from outrider.speculation.fused import fused_choose
 from outrider.speculation.noise import race_noise
 from outrider_kernels import loaded, native_choose
 
@@ -169,6 +170,8 @@ def choose(logits: Tensor, rows: RowSampling, positions: Tensor) -> Tensor:
     """Token ids [n] chosen from logits [n, V] for the absolute positions int64 [n] they will stand at."""
     if not rows.random:
         return logits.argmax(dim=-1)
+    if logits.device.type == "cuda":
+        return fused_choose(logits, rows, positions)
     compiled = loaded()
     if compiled is not None and not rows.cuts and logits.device.type == "cpu" and logits.dtype == torch.float32:
         racers = (rows.temperature, rows.seeds, rows.choices)
