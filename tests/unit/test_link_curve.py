@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -12,7 +17,7 @@ import zmq
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.server import DraftServer
 from outrider.errors import ConfigurationError, LinkError
-from outrider.link import CurveKeys, TargetHello, ZmqDraftLink, ZmqDraftService
+from outrider.link import CurveKeys, TargetHello, ZmqDraftLink, ZmqDraftService, curve
 from outrider.link.curve import CLUSTER_KEY
 from outrider.types import LoadSnapshot, TokenChunk
 from outrider_deployments.sockets import Reach
@@ -105,3 +110,39 @@ async def test_tokens_come_over_tcp_from_holders_only() -> None:
         await asyncio.to_thread(holder.close)
         await asyncio.to_thread(stranger.close)
         await receiver.close()
+
+
+def test_a_gateway_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process closes no connection, like a host without power."""
+    monkeypatch.setattr(curve, "HEARTBEAT_MS", 50)
+    monkeypatch.setattr(curve, "SILENT_MS", 500)
+    script = (
+        "import sys, zmq; from outrider.link import CurveKeys; s = zmq.Context().socket(zmq.PULL); "
+        "CurveKeys.of(sys.argv[1]).serve(s); s.bind('tcp://127.0.0.1:*'); "
+        "print(s.get(zmq.LAST_ENDPOINT).decode().rstrip(chr(0)), flush=True); "
+        "[print(len(s.recv()), flush=True) for _ in iter(int, 1)]"
+    )
+    gateway = subprocess.Popen(
+        [sys.executable, "-c", script, KEYS.secret.decode()], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert gateway.stdout is not None
+    given_up = threading.Event()
+    lost: list[str] = []
+
+    def on_lost(ids: Sequence[str]) -> None:
+        lost.extend(ids)
+        given_up.set()
+
+    publisher = TokenPublisher(lambda: LOAD, on_lost, KEYS)
+    try:
+        publisher.expect("ours", gateway.stdout.readline().strip())
+        assert int(gateway.stdout.readline()) > 0
+        assert lost == []
+        gateway.send_signal(signal.SIGSTOP)
+        assert given_up.wait(30.0)
+        assert lost == ["ours"]
+    finally:
+        gateway.kill()
+        gateway.wait()
+        gateway.stdout.close()
+        publisher.close()

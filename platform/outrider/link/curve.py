@@ -20,6 +20,11 @@ __all__ = ["CLUSTER_KEY", "CurveKeys"]
 CLUSTER_KEY: Final = "OUTRIDER_CLUSTER_KEY"
 """Environment variable: the secret, as `outrider keys cluster` prints one."""
 
+HEARTBEAT_MS: Final = 2_000
+SILENT_MS: Final = 10_000
+"""A peer that has not answered for so long is disconnected: a host that loses its power says no goodbye. ZeroMQ's own
+thread answers, so a process that is merely busy does."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CurveKeys:
@@ -61,8 +66,15 @@ class CurveKeys:
         """Let only holders of the secret connect to a socket; before it binds."""
         socket.curve_server = True
         socket.curve_secretkey, socket.curve_publickey = self.secret, self.public
+        _watch(socket)
 
     def join(self, socket: zmq.Socket[Any]) -> None:
         """Make a socket one of the cluster's; before it connects."""
         socket.curve_serverkey = self.public
         socket.curve_secretkey, socket.curve_publickey = self.secret, self.public
+        _watch(socket)
+
+
+def _watch(socket: zmq.Socket[Any]) -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
