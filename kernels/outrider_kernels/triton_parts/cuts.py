@@ -101,7 +101,7 @@ def _settle(
 @triton.jit
 def cut_kernel(
     logits, stride, vocab, request, temperature, top_p, top_k, min_p, stats, scratch, cut_at, cut_token,
-    HAS_REQUEST: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_REQUEST: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr, ROOM: tl.constexpr,
 ):  # fmt: skip
     """One program per row: least logit kept and weight of all that is, fp32 [n, 2]; last token kept of its equals."""
     row = tl.program_id(0).to(tl.int64)
@@ -114,7 +114,7 @@ def cut_kernel(
     if is_cut(row, top_p, top_k, min_p, vocab) == 0:
         return
     logits += row * stride
-    scratch += row * BLOCK
+    scratch += row * ROOM
     c = LOG2E / heat
     reference = tl.load(stats + row * 4 + 2)
     total = tl.load(stats + row * 4 + 3)
@@ -136,10 +136,10 @@ def cut_kernel(
     low = tl.minimum(high, -2139095041 >> SHIFT)  # the key of −∞
     floor = _key_from(greatest + tl.log2(tl.load(min_p + row)) / c, SHIFT)
 
-    weights = tl.exp2(tl.fma(maxima, c, -reference))
+    peaks = tl.exp2(tl.fma(maxima, c, -reference))
     limit = tl.where(both, float("inf"), share * total * 1.0001)
     bound = _search(
-        low, high, most, limit, _key(maxima, SHIFT), weights, logits, vocab, c, reference, False, SHIFT, BLOCK
+        low, high, most, limit, _key(maxima, SHIFT), peaks, logits, vocab, c, reference, False, SHIFT, BLOCK
     )
     thin = (1.0 - share - 2e-6) * 0.999 * total / vocab
     if both == 0:
@@ -154,32 +154,18 @@ def cut_kernel(
         values = tl.load(logits + tokens, mask=tokens < vocab, other=float("-inf")).to(tl.float32)
         above = (_key(values, SHIFT) >= bound) & (tokens < vocab)
         places = count + tl.cumsum(above.to(tl.int32)) - 1
-        tl.store(scratch + places, values, mask=above & (places < BLOCK))
+        tl.store(scratch + places, values, mask=above & (places < ROOM))
         count += tl.sum(above.to(tl.int32))
     tl.debug_barrier()
-    places = tl.arange(0, BLOCK)
-    values = tl.load(scratch + places, mask=places < tl.minimum(count, BLOCK), other=float("-inf"))
-    weights = tl.exp2(tl.fma(values, c, -reference))
-    keys = _key(values, SHIFT)
-    if count <= BLOCK:
+    room = tl.arange(0, ROOM)
+    copied = tl.load(scratch + room, mask=room < tl.minimum(count, ROOM), other=float("-inf"))
+    weights = tl.exp2(tl.fma(copied, c, -reference))
+    keys = _key(copied, SHIFT)
+    if count <= ROOM:
         key, kept, ties, mass = _settle(
-            bound,
-            high,
-            floor,
-            most,
-            share,
-            total,
-            both,
-            keys,
-            weights,
-            logits,
-            vocab,
-            c,
-            reference,
-            False,
-            SHIFT,
-            BLOCK,
-        )
+            bound, high, floor, most, share, total, both, keys, weights, logits, vocab, c, reference,
+            False, SHIFT, BLOCK,
+        )  # fmt: skip
     else:
         key, kept, ties, mass = _settle(
             bound, high, floor, most, share, total, both, keys, weights, logits, vocab, c, reference, True, SHIFT, BLOCK

@@ -67,6 +67,11 @@ def scan_kernel(
         values, tokens = load_tile(base, start, vocab, G, E, EVEN)
         greatest = tl.max(values, axis=1)
         lanes, sums = _lanes_add(values, lanes, sums, LOG2E)
+        if heat <= 0:
+            top = tl.max(greatest)
+            if top > reference:
+                reference = top
+                leader = tl.min(tl.where(values == top, tokens, NOBODY))
         if RANDOM:
             if tempered:
                 warm, warm_sums = _lanes_add(values, warm, warm_sums, c)
@@ -84,11 +89,6 @@ def scan_kernel(
                         few = start + first * E + tl.arange(0, E)
                         some = tl.load(base + few, mask=few < vocab, other=float("-inf")).to(tl.float32)
                         reference, score, leader = contest(some, few, k0, k1, c, reference, score, leader)
-        if heat <= 0:
-            top = tl.max(greatest)
-            if top > reference:
-                reference = top
-                leader = tl.min(tl.where(values == top, tokens, NOBODY))
     at = row * parts + part
     highest = tl.max(lanes)
     tl.store(floats + at * 6, highest)

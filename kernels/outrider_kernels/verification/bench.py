@@ -102,7 +102,7 @@ def code_variants() -> list[Variant]:
             (
                 "cut",
                 cut_kernel,
-                {"HAS_REQUEST": True, "SHIFT": 16 if size == 2 else 0, "BLOCK": 4096},
+                {"HAS_REQUEST": True, "SHIFT": 16 if size == 2 else 0, "BLOCK": 2048, "ROOM": 4096},
                 {"num_warps": 8},
             ),
         ):
