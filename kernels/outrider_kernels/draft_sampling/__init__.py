@@ -25,6 +25,8 @@ _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 _CUT_WIDTH: Final = 64
 """How many tokens a coupled row with cuts looks at where nobody says how many."""
 _WIDEST: Final = 128
+_MOST_TOKENS: Final = 1 << 24
+"""Ids of a tile are added up, with their number above this bit."""
 LARGEST_RANK: Final = 256
 """A tile of W2 is read whole: the released checkpoints' rank."""
 
@@ -60,6 +62,8 @@ def _check(hidden: Tensor, base: Tensor, anchors: Tensor, positions: Tensor, hea
     device = base.device
     check_tensor(_OP, "base", base, (None, None, None), _DTYPES)
     requests, gamma, vocab = base.shape
+    if vocab >= _MOST_TOKENS:
+        raise UnsupportedArgument(_OP, "base", f"has {vocab} tokens; up to {_MOST_TOKENS - 1} would do")
     if not gamma or not vocab:
         raise UnsupportedArgument(_OP, "base", f"has shape {list(base.shape)}: there is nothing to draw")
     check_tensor(_OP, "hidden", hidden, (requests, gamma, None), _DTYPES, device=device)

@@ -1,11 +1,12 @@
-"""Block drawing on a GPU: per slot one pass over V for all rows, and one program per row that finishes the slot.
+"""Block drawing on a GPU: per slot one pass over V for all rows, and at the end one program per row and slot.
 
 The pass (`stream_kernel`) reads a tile of W2 once for 64 rows, multiplies it with their tokens' embeddings, adds base
-logits and noise in registers, and keeps each row's best. Where rows draw from their best tokens it also writes the
+logits and noise in registers, and joins each row's best to its cell by an atomic maximum of (score, −token), which is
+the same in any order; the next slot reads its tokens there. Where rows draw from their best tokens it also writes the
 largest logit of every 16 tokens; `narrow_kernel` finds the w best of those groups, which hold the w best tokens, and
 computes their logits anew. Why they do: of a token in another group, w groups have a better first, each by a token.
 
-Shapes: R rows, γ block size, V vocabulary, r Markov rank, d hidden size, w width, P programs per row.
+Shapes: R rows, γ block size, V vocabulary, r Markov rank, d hidden size, w width, P programs per row. Cells [γ, R].
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from outrider_kernels.counter_noise.triton import EXACT, exponential_noise, row_
 from outrider_kernels.dispatch import interpreted
 from outrider_kernels.draft_sampling.rows import DrawRows, Sampled, SequentialHead
 from outrider_kernels.triton_parts.product import product
+from outrider_kernels.triton_parts.race import SLACK, race_score, raced
 
 __all__ = ["draw_blocks", "finish_kernel", "narrow_kernel", "stream_kernel"]
 
@@ -31,17 +33,29 @@ _PROGRAMS_PER_PROCESSOR: Final = 2
 
 
 @triton.jit
-def _previous(anchors, tokens, row, inside, slot, GAMMA: tl.constexpr):
-    """The token before the slot: the anchor, or what was drawn last."""
-    return tl.load(tl.where(row * 0 + slot > 0, tokens + row * GAMMA + slot - 1, anchors + row), mask=inside, other=0)
+def _ordered(x):
+    """int32 in the order of fp32 numbers."""
+    bits = x.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
-def _log2(x, PLAIN: tl.constexpr):
-    """The hardware's logarithm: one instruction for some twenty-five, wrong by at most 2⁻²² (of it, beyond 1)."""
-    if PLAIN:
-        return tl.log2(x)
-    return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=r,r", [x], tl.float32, is_pure=True, pack=1)
+def _cell(score, token):
+    """int64, the larger the better: the score, and among equals the lower token."""
+    return (_ordered(score).to(tl.int64) << 32) | (2147483647 - token.to(tl.int64))
+
+
+@triton.jit
+def _token(cell):
+    return 2147483647 - (cell & 0xFFFFFFFF)
+
+
+@triton.jit
+def _previous(anchors, cells, row, inside, slot, rows_count):
+    """The token before the slot: the anchor, or what was drawn last."""
+    drawn = row * 0 + slot > 0
+    found = tl.load(tl.where(drawn, cells + (slot - 1) * rows_count + row, anchors + row), mask=inside, other=0)
+    return tl.where(drawn, _token(found), found)
 
 
 @triton.jit
@@ -51,18 +65,17 @@ def _has_cut(top_p, top_k, min_p):
 
 @triton.jit(do_not_specialize=["slot", "rows_count", "loops"])
 def stream_kernel(
-    base, w1, w2, anchors, tokens, positions,
+    base, w1, w2, anchors, cells, positions,
     temperatures, seeds, choices, top_ps, top_ks, min_ps, rounds,
-    part_score, part_token, part_top, part_sum, groups,
-    base_r, base_t, slot, rows_count, vocab, loops,
-    RANK: tl.constexpr, GAMMA: tl.constexpr, RANDOM: tl.constexpr, TOPS: tl.constexpr, WIDEN: tl.constexpr,
+    part_top, part_sum, groups,
+    base_r, base_t, slot, rows_count, vocab, loops, slack,
+    RANK: tl.constexpr, RANDOM: tl.constexpr, TOPS: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_V: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside = row < rows_count
-    parts = tl.num_programs(1)
     if RANK:
-        previous = _previous(anchors, tokens, row, inside, slot, GAMMA)
+        previous = _previous(anchors, cells, row, inside, slot, rows_count)
         lanes = tl.arange(0, BLOCK_K)
         deep = lanes < RANK
         embedded = tl.load(
@@ -80,9 +93,9 @@ def stream_kernel(
             top_p, top_k = tl.load(top_ps + row, mask=inside, other=1.0), tl.load(top_ks + row, mask=inside, other=0)
             cut = _has_cut(top_p, top_k, tl.load(min_ps + row, mask=inside, other=0.0))
             racing = hot & ~cut & (tl.load(rounds + row, mask=inside, other=0) < 0)
-        noisy = tl.max(racing.to(tl.int32), 0) > 0
 
     best = tl.full((BLOCK_R,), float("-inf"), tl.float32)
+    logit = best
     token = tl.zeros((BLOCK_R,), tl.int32)
     top = tl.full((BLOCK_R,), -1.0e38, tl.float32)  # finite: a tile without any token adds nothing
     total = tl.zeros((BLOCK_R,), tl.float32)
@@ -113,33 +126,29 @@ def stream_kernel(
             total = total * tl.exp2(top - new) + tl.sum(tl.exp2(logits * scale[:, None] - new[:, None]), 1)
             top = new
         if RANDOM:
-            if TOPS:
-                if noisy:
-                    noise = _log2(exponential_noise(k0[:, None], k1[:, None], ids[None, :]), WIDEN)
-                    logits -= tl.where(racing[:, None], noise, 0.0)
-            else:
-                noise = _log2(exponential_noise(k0[:, None], k1[:, None], ids[None, :]), WIDEN)
-                logits -= tl.where(racing[:, None], noise, 0.0)
-        found = tl.max(logits, 1)
-        lowest = tl.min(tl.where(logits == found[:, None], ids[None, :], 2147483647), 1)
-        token = tl.where(found > best, lowest, token)
-        best = tl.maximum(best, found)
-    at = row * parts + tl.program_id(1)
-    tl.store(part_score + at, best, mask=inside)
-    tl.store(part_token + at, token, mask=inside)
+            best, token, logit = raced(logits, racing, k0, k1, ids, best, token, logit, slack, WIDEN)
+        else:
+            found = tl.max(logits, 1)
+            lowest = tl.min(tl.where(logits == found[:, None], ids[None, :], 2147483647), 1)
+            token = tl.where(found > best, lowest, token)
+            best = tl.maximum(best, found)
+    if RANDOM:
+        best = race_score(logit, racing, k0, k1, token, WIDEN)
+    tl.atomic_max(cells + slot * rows_count + row, _cell(best + 0.0, token), mask=inside, sem="relaxed")
     if TOPS:
+        at = row * tl.num_programs(1) + tl.program_id(1)
         tl.store(part_top + at, top, mask=inside)
         tl.store(part_sum + at, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["slot", "parts"])
+@triton.jit(do_not_specialize=["rows_count"])
 def finish_kernel(
-    hidden, w1, confidence, bias, anchors, tokens, scores, part_score, part_token,
-    hidden_r, hidden_t, slot, parts,
+    hidden, w1, confidence, bias, anchors, cells, tokens, scores, hidden_r, hidden_t, rows_count,
     WIDTH: tl.constexpr, RANK: tl.constexpr, WITH_MARKOV: tl.constexpr, GAMMA: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    slot = tl.program_id(1)
     summed = tl.zeros((BLOCK_D,), tl.float32)
     for first in tl.range(0, WIDTH, BLOCK_D):
         lanes = first + tl.arange(0, BLOCK_D)
@@ -148,26 +157,14 @@ def finish_kernel(
         summed += state.to(tl.float32) * weight.to(tl.float32)
     logit = tl.sum(summed, 0)
     if WITH_MARKOV:
-        previous = _previous(anchors, tokens, row, row >= 0, slot, GAMMA)
+        previous = _previous(anchors, cells, row, row >= 0, slot, rows_count)
         lanes = tl.arange(0, BLOCK_K)
         embedded = tl.load(w1 + previous * RANK + lanes, mask=lanes < RANK, other=0.0)
         weight = tl.load(confidence + WIDTH + lanes, mask=lanes < RANK, other=0.0)
         logit += tl.sum(embedded.to(tl.float32) * weight.to(tl.float32), 0)
     logit += tl.load(bias)
     tl.store(scores + row * GAMMA + slot, tl.where(logit == logit, logit, float("-inf")))
-
-    lanes = tl.arange(0, BLOCK_P)
-    score = tl.load(part_score + row * parts + lanes, mask=lanes < parts, other=float("-inf"))
-    token = tl.load(part_token + row * parts + lanes, mask=lanes < parts, other=2147483647)
-    chosen = tl.min(tl.where(score == tl.max(score, 0), token, 2147483647), 0)
-    tl.store(tokens + row * GAMMA + slot, tl.where(chosen == 2147483647, 0, chosen).to(tl.int64))
-
-
-@triton.jit
-def _ordered(x):
-    """int32 in the order of fp32 numbers."""
-    bits = x.to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    tl.store(tokens + row * GAMMA + slot, _token(tl.load(cells + slot * rows_count + row)))
 
 
 @triton.jit
@@ -189,12 +186,12 @@ def _best_groups(groups, chosen, count, WANTED: tl.constexpr, BLOCK_G: tl.conste
     tl.store(chosen + place, lanes, mask=taken)
 
 
-@triton.jit(do_not_specialize=["slot", "parts"])
+@triton.jit(do_not_specialize=["slot", "rows_count", "parts"])
 def narrow_kernel(
-    base, w1, w2, anchors, tokens, positions,
+    base, w1, w2, anchors, cells, positions,
     temperatures, seeds, choices, top_ps, top_ks, min_ps, rounds,
     part_top, part_sum, groups, chosen, found, q_tokens, q_probs,
-    base_r, base_t, slot, vocab, parts,
+    base_r, base_t, slot, rows_count, vocab, parts,
     RANK: tl.constexpr, GAMMA: tl.constexpr, WANTED: tl.constexpr, GROUPS: tl.constexpr, GROUP_V: tl.constexpr,
     CUTS: tl.constexpr, REJECTS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, CHUNK: tl.constexpr,
@@ -216,7 +213,7 @@ def narrow_kernel(
 
         many: tl.constexpr = BLOCK_W * GROUP_V
         if RANK:
-            previous = _previous(anchors, tokens, row, row >= 0, slot, GAMMA)
+            previous = _previous(anchors, cells, row, row >= 0, slot, rows_count)
             deep = tl.arange(0, BLOCK_K)
             embedded = tl.load(w1 + previous * RANK + deep, mask=deep < RANK, other=0.0).to(tl.float32)
         for first in tl.range(0, many, CHUNK):
@@ -230,7 +227,7 @@ def narrow_kernel(
                     w2 + ids[:, None] * RANK + deep[None, :], mask=known[:, None] & (deep < RANK)[None, :], other=0.0
                 )
                 logits += tl.sum(weights.to(tl.float32) * embedded[None, :], 1)
-            keys = (_ordered(logits).to(tl.int64) << 32) | (2147483647 - ids)
+            keys = _cell(logits, ids)
             tl.store(found + row * many + lanes, tl.where(known, keys, -9223372036854775808))
         tl.debug_barrier()
 
@@ -238,7 +235,7 @@ def narrow_kernel(
         places = tl.arange(0, BLOCK_W)
         first_row = (tl.arange(0, GROUP_V) == 0)[:, None]
         keys = tl.sum(tl.where(first_row, tl.reshape(keys, (GROUP_V, BLOCK_W)), 0), 0)
-        ids = 2147483647 - (keys & 0xFFFFFFFF)
+        ids = _token(keys)
         bits = (keys >> 32).to(tl.int32)
         logits = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
@@ -266,7 +263,7 @@ def narrow_kernel(
         times = tl.where(probs > 0.0, tl.div_rn(noise, tl.where(probs > 0.0, probs, 1.0)), float("inf"))
         place = tl.min(tl.where(times == tl.min(times, 0), places, BLOCK_W - 1), 0)
         drawn = tl.sum(tl.where(places == place, ids, 0), 0)
-        tl.store(tokens + row * GAMMA + slot, tl.minimum(tl.maximum(drawn, 0), vocab - 1))
+        tl.store(cells + slot * rows_count + row, 2147483647 - tl.minimum(tl.maximum(drawn, 0), vocab - 1))
         if REJECTS:
             at = (row * GAMMA + slot) * WANTED + places
             told = kept & (number + places * 0 >= 0)  # the interpreter takes no mask that a scalar was part of
@@ -304,8 +301,8 @@ def draw_blocks(
     loops = triton.cdiv(tiles, max(1, _programs(device) // row_tiles))
     parts = triton.cdiv(tiles, loops)
     block_p = triton.next_power_of_2(parts)
-    part_score = torch.empty((4, count, parts), dtype=torch.float32, device=device)
-    part_token = torch.empty((count, parts), dtype=torch.int32, device=device)
+    sums = torch.empty((2, count, parts if tops else 0), dtype=torch.float32, device=device)
+    cells = torch.full((gamma, count), -(1 << 63), dtype=torch.int64, device=device)
     of_groups = triton.cdiv(vocab, GROUP)
     group_max = torch.empty((count, of_groups if tops else 0), dtype=torch.float32, device=device)
     wanted_groups = min(width, of_groups)
@@ -319,29 +316,27 @@ def draw_blocks(
     how = (rows.temperature, rows.seeds, rows.choices, rows.top_p, rows.top_k, rows.min_p, rows.rounds)
     for slot in range(gamma):
         stream_kernel[(row_tiles, parts)](
-            base, w1, w2, anchors, tokens, positions, *how,
-            part_score[0], part_token, part_score[1], part_score[2], group_max,
-            base.stride(0), base.stride(1), slot, count, vocab, loops,
-            RANK=rank, GAMMA=gamma, RANDOM=rows.random, TOPS=tops, WIDEN=interpreted(),
+            base, w1, w2, anchors, cells, positions, *how, sums[0], sums[1], group_max,
+            base.stride(0), base.stride(1), slot, count, vocab, loops, SLACK,
+            RANK=rank, RANDOM=rows.random, TOPS=tops, WIDEN=interpreted(),
             BLOCK_R=block_r, BLOCK_V=block_v, BLOCK_K=block_k, GROUP_V=GROUP,
             num_warps=warps, num_stages=stages, **EXACT,
         )  # fmt: skip
-        finish_kernel[(count,)](
-            hidden, w1, head.confidence, bias, anchors, tokens, scores, part_score[0], part_token,
-            hidden.stride(0), hidden.stride(1), slot, parts,
-            WIDTH=states, RANK=rank, WITH_MARKOV=len(head.confidence) > states, GAMMA=gamma,
-            BLOCK_P=block_p, BLOCK_D=min(1024, triton.next_power_of_2(states)), BLOCK_K=block_k, num_warps=4,
-        )  # fmt: skip
         if tops:
             narrow_kernel[(count,)](
-                base, w1, w2, anchors, tokens, positions, *how,
-                part_score[1], part_score[2], group_max, chosen, candidates, q_tokens, q_probs,
-                base.stride(0), base.stride(1), slot, vocab, parts,
+                base, w1, w2, anchors, cells, positions, *how, sums[0], sums[1], group_max,
+                chosen, candidates, q_tokens, q_probs, base.stride(0), base.stride(1), slot, count, vocab, parts,
                 RANK=rank, GAMMA=gamma, WANTED=width, GROUPS=wanted_groups, GROUP_V=GROUP,
                 CUTS=rows.cuts, REJECTS=rows.rejects,
                 BLOCK_P=block_p, BLOCK_K=block_k, BLOCK_G=triton.next_power_of_2(of_groups), BLOCK_W=block_w,
                 CHUNK=min(64, block_w * GROUP), num_warps=8, **EXACT,
             )  # fmt: skip
+    finish_kernel[(count, gamma)](
+        hidden, w1, head.confidence, bias, anchors, cells, tokens, scores,
+        hidden.stride(0), hidden.stride(1), count,
+        WIDTH=states, RANK=rank, WITH_MARKOV=len(head.confidence) > states, GAMMA=gamma,
+        BLOCK_D=min(1024, triton.next_power_of_2(states)), BLOCK_K=block_k, num_warps=4,
+    )  # fmt: skip
     return sampled
 
 
@@ -349,7 +344,8 @@ def _blocks(count: int, *, exact: bool) -> tuple[int, int, int, int]:
     """Rows and tokens of a tile, warps and stages of its pipeline."""
     if exact:
         return 16, 32, 4, 1  # no tensor cores multiply these exactly
-    return min(64, max(16, triton.next_power_of_2(count))), 64, 4, 2
+    block_r = min(64, max(16, triton.next_power_of_2(count)))
+    return block_r, 64, 4, 2 if block_r == 64 else 3  # two programs fit in a multiprocessor's memory
 
 
 def _programs(device: torch.device) -> int:
