@@ -73,15 +73,15 @@ def test_runs(lengths: list[int], size: int) -> None:
 
 
 def members(**columns: list[int]) -> Members:
-    kinds = {"tokens": torch.int64, "offset": torch.int64, "drafted": torch.int64, "lane": torch.int64}
+    kinds = dict.fromkeys(("tokens", "first", "offset", "drafted", "lane"), torch.int64)
     return Members(**{name: torch.tensor(each, dtype=kinds.get(name, torch.int32)) for name, each in columns.items()})
 
 
 def test_a_flat_batch_by_hand() -> None:
     """Two that decode, the second without a draft, a chunk of a prompt, and nobody: blocks of four positions."""
     who = members(
-        tokens=[50, 60, 7, 8, 9, 0], context=[6, 3, 2, 0], fixed=[1, 1, 3, 0], offset=[0, 1, 2, 0],
-        told=[1, 1, 1, 0], drafted=[0, -1, -1, -1], lane=[0, 1, 2, 2],
+        tokens=[50, 60, 7, 8, 9, 0], first=[50, 60, 7, 0], context=[6, 3, 2, 0], fixed=[1, 1, 3, 0],
+        offset=[0, 1, 2, 0], told=[1, 1, 1, 0], drafted=[0, -1, -1, -1], lane=[0, 1, 2, 2],
     )  # fmt: skip
     tables = torch.tensor([[10, 11, 12], [20, 0, 0], [30, 31, 0], [0, 0, 0]], dtype=torch.int32)
     drafts = Drafts(torch.tensor([[51, 52, 53]]), torch.tensor([2, 0, 0, 0], dtype=torch.int32))
@@ -152,7 +152,7 @@ def test_laying_out_and_cutting_never_wait_for_a_value() -> None:
     """Tensors that have no values: whoever asks for one is found out."""
     with torch.device("meta"):
         columns = {name: torch.zeros(4, dtype=torch.int32) for name in ("context", "fixed", "told")}
-        longs = {name: torch.zeros(4, dtype=torch.int64) for name in ("offset", "drafted", "lane")}
+        longs = {name: torch.zeros(4, dtype=torch.int64) for name in ("offset", "drafted", "lane", "first")}
         who = Members(tokens=torch.zeros(8, dtype=torch.int64), **columns, **longs)
         known = Calibrations(torch.ones(4, 3), torch.rand(4, 3, 5), torch.rand(4, 3, 5))
         live = survival(torch.zeros(4, 3), longs["lane"], known)

@@ -19,7 +19,7 @@ from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.constraints import ConstrainedText, Constraints
 from outrider.engine.costing import Costing, Profile
-from outrider.engine.device.rounds import DeviceRounds
+from outrider.engine.device.rounds import DeviceRounds, Flight
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
@@ -76,6 +76,10 @@ class Engine:
         self.drafting = Drafting(self.cache, settings.draft_timeout_s, self._observer)
         self._planner = Planner(settings, self.costing, self.drafting)
         self._device = self._device_rounds()
+        self._flight: Flight | None = None
+        """A round on the device whose results have not been read."""
+        self._undelivered: Chunks = []
+        self._landed_s = 0.0
         self.epoch = secrets.randbits(63)
         self._changed_s, self._step_kind = time.monotonic(), target.step_kind
         self._keys = itertools.count(secrets.randbits(48) << 14)
@@ -120,7 +124,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.running and not self.queue
+        return not (self.running or self.queue or self._flight or self._undelivered)
 
     @property
     def context_tokens(self) -> int:
@@ -165,7 +169,7 @@ class Engine:
 
     def fail(self, error: str) -> Chunks:
         """End every running request with an error: a step that raised left their state unknown."""
-        failed = []
+        failed, self._undelivered, self._flight = self._undelivered, [], None
         for sequence in list(self.running):
             sequence.finish = FinishReason.ERROR
             request_id, chunk = self._retire(sequence)
@@ -176,6 +180,7 @@ class Engine:
 
     def attach_drafter(self, link: DraftLink) -> None:
         """Draft through `link` from the next round on; sequences are refilled from the feature plane."""
+        self._undelivered += self._land()
         self.drafting.attach(link, self._roster.everyone)
         self._changed_s = time.monotonic()
         self._meters.follow(link.welcome.block_size)
@@ -187,42 +192,76 @@ class Engine:
             self.renew_costs()
 
     def step(self) -> Chunks:
-        """One round for everything that is running; returns what each request gained."""
+        """One round for everything that is running; returns what each request gained.
+
+        Where rounds stay on a device one may be in flight: what is returned is then of the round before.
+        """
         started = time.perf_counter()
         self._roster.admit()
-        self._roster.make_room(self.drafting.block_size)
+        block_size = self.drafting.block_size
+        self._roster.make_room(block_size, 0 if self._device is None else 2 * (block_size + 1))
         outline = self._planner.outline(self.running)
-        if outline.empty:
-            return []
-        scheduled, plan, chosen = self._round(outline)
-        ran = time.perf_counter()
-        tokens = sum(1 + len(draft) for _, draft in plan.decoding) + sum(length for _, length in plan.prefill)
-        chunks = self._commit(plan, chosen)
-        self._account(plan, tokens, started, scheduled, ran)
-        return chunks
+        delivered, self._undelivered = self._undelivered, []
+        if self._device is not None and not outline.empty and self._stays(outline):
+            flight = self._device.launch(outline, self.drafting, self.running, self._flight)
+            if flight is not None:
+                delivered += self._land(flight)
+                self._device.settle(flight)
+                self._flight = flight
+                return delivered
+        if self._flight is not None:  # what comes next needs its results first
+            return delivered + self._land()
+        return delivered if outline.empty else delivered + self._round(outline, started)
 
-    def _round(self, outline: Outline) -> tuple[float, Plan, Choices]:
-        """Draft, verify and choose, where that can be done; first, when the step began, by the performance counter."""
-        on_device = self._device is not None and self._device.takes(
-            (*outline.decoding, *(sequence for sequence, _ in outline.prefill))
-        )
+    def _stays(self, outline: Outline) -> bool:
+        """Whether a round can be left to the device, drafts and all."""
         device = self._device
-        if device is not None and on_device and outline.rows and device.colocated and self._planner.cuts_elsewhere:
-            scheduled = time.perf_counter()
-            done = device.draft_and_verify(outline, self.drafting, self.running)
-            if done is not None:
-                (proposals, depths), chosen = done
-                drafts, expected = self._planner.cut_elsewhere(outline, proposals, depths)
-                decoding = list(zip(outline.decoding, drafts, strict=True))
-                draft_s = proposals.wait_s
-                plan = Plan(decoding, outline.prefill, outline.sampling, draft_s, expected=expected)
-                return scheduled + draft_s, plan, chosen
+        if device is None or not device.takes((*outline.decoding, *(sequence for sequence, _ in outline.prefill))):
+            return False
+        return not outline.rows or (device.colocated and self._planner.cuts_elsewhere)
+
+    def _round(self, outline: Outline, started: float) -> Chunks:
+        """A round that the host sees all of."""
         plan = self._planner.plan(outline)
         scheduled = time.perf_counter()
-        if device is not None and on_device:
-            return scheduled, plan, device.verify(plan, self.running)
-        batch, rows = flatten(plan, self.target.device)
-        return scheduled, plan, self._run(plan, batch, rows)
+        device = self._device
+        if device is not None and device.takes(sequence for sequence, _ in (*plan.decoding, *plan.prefill)):
+            chosen = device.verify(plan, self.running)
+        else:
+            batch, rows = flatten(plan, self.target.device)
+            chosen = self._run(plan, batch, rows)
+        ran = time.perf_counter()
+        for sequence, length in plan.prefill:
+            sequence.num_computed += length
+        ended = {s.key for s, _ in plan.prefill if s.num_computed == len(s.tokens)}
+        chunks = self._commit(plan, chosen, ended)
+        self._account(plan, started, scheduled, ran)
+        return chunks
+
+    def _land(self, following: Flight | None = None) -> Chunks:
+        """Read and commit the round in flight, if there is one; `following` has been launched since."""
+        flight, self._flight = self._flight, None
+        if flight is None or self._device is None:
+            return []
+        outline, proposals, depths, chosen, stalled = self._device.land(flight, self.drafting)
+        if following is not None:
+            following.dead = stalled
+        ran = time.perf_counter()
+        drafts: list[list[int]] = [[] for _ in outline.decoding]
+        expected = [0.0] * len(drafts)
+        draft_s = 0.0
+        if proposals is not None:
+            draft_s = proposals.wait_s
+            drafts, expected = self._planner.cut_elsewhere(outline, proposals, depths)
+        decoding = list(zip(outline.decoding, drafts, strict=True))
+        plan = Plan(decoding, outline.prefill, outline.sampling, draft_s, expected=expected)
+        chunks = self._commit(plan, chosen, flight.ended)
+        began = max(flight.launched_s, self._landed_s)
+        if plan.empty:
+            return chunks
+        self._account(plan, began, began + draft_s, ran)
+        self._landed_s = time.perf_counter()
+        return chunks
 
     def reset_memory(self) -> None:
         """Count every block as free; only while nothing runs."""
@@ -258,16 +297,16 @@ class Engine:
 
     # commit
 
-    def _commit(self, plan: Plan, chosen: Choices) -> Chunks:
+    def _commit(self, plan: Plan, chosen: Choices, ended: set[int]) -> Chunks:
+        """Give everyone what the round chose for them. ended: keys of those whose prompt ends in it."""
         chunks: Chunks = []
         now = time.monotonic()
         row = 0
         for sequence, draft in plan.decoding:
             chunks.append(self._extend(sequence, chosen, row, draft, len(draft)))
             row += len(draft) + 1
-        for sequence, length in plan.prefill:
-            sequence.num_computed += length
-            if sequence.num_computed < len(sequence.tokens):
+        for sequence, _ in plan.prefill:
+            if sequence.key not in ended:
                 self.memory.publish(sequence)
                 continue
             resumed = sequence.first_token_s is not None
@@ -341,8 +380,9 @@ class Engine:
 
     # load
 
-    def _account(self, plan: Plan, tokens: int, started: float, scheduled: float, ran: float) -> None:
+    def _account(self, plan: Plan, started: float, scheduled: float, ran: float) -> None:
         now = time.perf_counter()
+        tokens = sum(1 + len(draft) for _, draft in plan.decoding) + sum(length for _, length in plan.prefill)
         schedule_s = scheduled - started - plan.draft_s
         times = RoundTimes(plan.draft_s, schedule_s, ran - scheduled, now - ran, tokens, len(plan.decoding))
         times = self.costing.learn(plan, self.drafting, times, started, now)

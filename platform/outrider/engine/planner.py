@@ -123,8 +123,7 @@ class Planner:
     ) -> tuple[list[list[int]], list[float]]:
         """As `_cut`, for blocks that the device has cut already to `depths` [R]."""
         self._costs.learn_draft(len(outline.rows), proposals.wait_s)
-        room = [outline.caps[row] for row in outline.rows]
-        return self._admitted(outline, proposals, depths, room)
+        return self._admitted(outline, proposals, depths, [depths[row] for row in outline.rows])
 
     @property
     def cuts_elsewhere(self) -> bool:

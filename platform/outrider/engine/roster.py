@@ -95,21 +95,25 @@ class Roster:
         classes = [s.request.batch_class for s in self.running if s.request.batch_class.weight >= weight]
         return bool(classes) and len(classes) >= min(each.co_batch_tokens for each in classes)
 
-    def make_room(self, block_size: int) -> None:
-        """Memory for every decoding sequence's anchor, then for drafts of up to `block_size` if blocks are left over.
+    def make_room(self, block_size: int, ahead: int = 0) -> None:
+        """Memory for every decoding sequence's anchor, then for drafts of up to `block_size` if blocks are left over,
+        or for all that rounds in flight may add: `ahead` positions.
 
         When an anchor has no room, the sequence that sorts last gives way, be it the one that asks: the first in order
         always advances, and no two can take memory from each other in turn.
         """
         size = self._settings.block_size
-        short = [s for s in self.running if s.decoding and len(s.blocks) * size < len(s.tokens) + block_size]
+        short = [
+            s for s in self.running if s.decoding and len(s.blocks) * size < len(s.tokens) + max(block_size, ahead)
+        ]
         short.sort(key=lambda s: s.precedence)
         for sequence in short:
             while sequence.blocks and not self.memory.grow(sequence, len(sequence.tokens)):
                 self._preempt(max(self.running, key=lambda s: s.precedence))
-        for sequence in short if block_size else ():
+        for sequence in short if block_size or ahead else ():
             if sequence.blocks and self.memory.pool.available > len(self.running):
-                self.memory.grow(sequence, len(sequence.tokens) + sequence.depth_limit(block_size))
+                more = min(ahead, max(sequence.remaining, 0)) if ahead else sequence.depth_limit(block_size)
+                self.memory.grow(sequence, len(sequence.tokens) + more)
 
     def _give_way(self, sequence: Sequence) -> bool:
         """Admit a newcomer by setting aside those its class comes before, as few as will do, the last in order first.

@@ -6,10 +6,13 @@ Shapes: D drafted requests, A appended rows, γ block size, w width of q, S toke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.drafter.contexts import ContextPool
@@ -33,7 +36,7 @@ _MOST_APPENDED = 1024
 
 @dataclass(frozen=True, slots=True)
 class DraftShape:
-    """What decides a draft's launches."""
+    """What decides a draft's launches; appended: context rows at most."""
 
     requests: int
     appended: int
@@ -64,7 +67,9 @@ class Colocated:
         self.stage = Stage(
             {
                 **dict.fromkeys(("held", "counts"), (i32, each)),
-                **dict.fromkeys(("slots", "lanes", "anchors", "top_k", "seeds", "choices", "rounds"), (i64, each)),
+                **dict.fromkeys(
+                    ("slots", "lanes", "anchors", "carried", "top_k", "seeds", "choices", "rounds"), (i64, each)
+                ),
                 **dict.fromkeys(("temperature", "top_p", "min_p"), (f32, each)),
             },
             tables.device,
@@ -86,48 +91,53 @@ class Colocated:
         """Forget ended sequences."""
         self._server.release(self._client, keys)
 
-    def seat(self, key: int, held: int, count: int) -> int | None:
-        """The slot of a sequence that holds `held` rows and gets `count` more; None where its context was lost."""
-        return self._server.seat(self._client, key, held, count)
+    def reserve(self, key: int, held: int, most: int) -> int | None:
+        """The slot of a sequence that holds `held` rows, with room for `most` more; None where its context was lost."""
+        slot = self._server.seat(self._client, key, held, 0)
+        if slot is not None:
+            self._pool.reserve(0, held + most)
+        return slot
 
-    def draft(self, shape: DraftShape) -> Sampled:
-        """Blocks [D, γ] for the staged sequences, on the device; rows they lack are read from the feature plane."""
+    def count(self, key: int, held: int, rows: int) -> None:
+        """Rows that the device appended to a reserved slot, once the host knows how many."""
+        self._server.seat(self._client, key, held, rows)
+
+    def draft(self, shape: DraftShape, results: Mapping[str, Tensor]) -> Sampled:
+        """Blocks [D, γ] for the staged sequences, on the device; rows they lack are read from the feature plane.
+
+        results: of the round before, from which carried sequences take anchor and position.
+        """
         if self._pool.version != self._version:
             self._version = self._pool.version
             self.graphs.forget()
-        counts = self.stage.host["counts"]
         requests = rounded(shape.requests)
-        appended = rounded(shape.appended) if shape.appended else 0
+        counts = self.stage.host["counts"]
         self.stage.send()
-        while appended > _MOST_APPENDED:
-            self._append_some(shape.requests)
-            left = int(counts[: shape.requests].sum())
-            appended = rounded(left) if left else 0
-        fitted = DraftShape(requests, appended, shape.random, shape.cuts, shape.rejects)
-        return self.graphs.run(fitted, lambda: self._work(fitted))
+        appended = shape.appended
+        while int(counts[: shape.requests].sum()) > _MOST_APPENDED:
+            appended -= self._append_some(shape.requests, counts)
+        fitted = replace(shape, requests=requests, appended=rounded(appended) if appended else 0)
+        return self.graphs.run(fitted, lambda: self._work(fitted, results))
 
-    def _append_some(self, requests: int) -> None:
-        """Hand over as many rows as one call takes, of the first sequences that lack any, and stage what is left."""
-        held, counts = self.stage.host["held"], self.stage.host["counts"]
-        left = counts[:requests].copy()
+    def _append_some(self, requests: int, counts: NDArray[np.int32]) -> int:
+        """Hand over as many rows as one call takes, of the first sequences that lack known ones; how many."""
+        held, left = self.stage.host["held"], counts[:requests].copy()
         taken = (_MOST_APPENDED - (left.cumsum() - left)).clip(0, left)
         counts[:requests] = taken
         self.stage.send()
-        self._append(rounded(requests), _MOST_APPENDED)
-        self._wait_for_stage()
+        self._append(rounded(requests), _MOST_APPENDED, self.stage.device["counts"][: rounded(requests)])
+        held_there = self.stage.device["held"]
+        if held_there.is_cuda:  # staged numbers may change once they are taken; so long a prompt is rare
+            torch.cuda.current_stream(held_there.device).synchronize()
         held[:requests] += taken
         counts[:requests] = left - taken
         self.stage.send()
+        return int(taken.sum())
 
-    def _wait_for_stage(self) -> None:
-        """Staged numbers may change only once the device has taken them; a long prompt is rare enough to wait."""
-        if self.stage.device["held"].is_cuda:
-            torch.cuda.current_stream(self.stage.device["held"].device).synchronize()
-
-    def _append(self, requests: int, appended: int) -> None:
+    def _append(self, requests: int, appended: int, counts: Tensor) -> None:
         stage, size = self.stage.device, self._cache.block_size
         assert self._cache.features is not None
-        _, owner, place, real = runs(stage["counts"][:requests], appended)
+        _, owner, place, real = runs(counts, appended)
         positions = torch.where(real, stage["held"][owner] + place, 0).long()
         blocks = self._tables.index_select(0, stage["lanes"][:requests])
         block = blocks[owner, (positions // size).clamp(max=blocks.shape[1] - 1)].long()
@@ -135,11 +145,16 @@ class Colocated:
         places = torch.where(real, stage["slots"][owner] * self._pool.slot_tokens + positions, -1)
         self._draft.append(self._cache.features.index_select(0, sources), positions, places)
 
-    def _work(self, shape: DraftShape) -> Sampled:
+    def _work(self, shape: DraftShape, results: Mapping[str, Tensor]) -> Sampled:
         stage, requests = self.stage.device, shape.requests
+        held, carried = stage["held"][:requests], stage["carried"][:requests]
+        row = carried.clamp(min=0)
+        lengths = torch.where(carried >= 0, results["next"][row], held + stage["counts"][:requests])
+        anchors = torch.where(carried >= 0, results["last"][row], stage["anchors"][:requests])
+        # one that ended in the round before has no anchor, and rows up to where it ended
+        slots = torch.where(anchors >= 0, stage["slots"][:requests], -1)
         if shape.appended:
-            self._append(requests, shape.appended)
-        lengths = (stage["held"] + stage["counts"])[:requests]
+            self._append(requests, shape.appended, torch.where(slots >= 0, lengths - held, 0).int())
         columns = ("temperature", "top_p", "top_k", "min_p", "seeds", "choices", "rounds")
         rows = DrawRows(
             **{name: stage[name][:requests] for name in columns},
@@ -147,11 +162,5 @@ class Colocated:
             cuts=shape.cuts,
             rejects=shape.rejects,
         )
-        return self._draft.propose(
-            stage["slots"][:requests],
-            lengths,
-            stage["anchors"][:requests],
-            lengths.long(),
-            rows,
-            width=SPARSE_DRAFT.width if shape.rejects or shape.cuts else 0,
-        )
+        width = SPARSE_DRAFT.width if shape.rejects or shape.cuts else 0
+        return self._draft.propose(slots, lengths.int(), anchors.clamp(min=0), lengths.long(), rows, width=width)

@@ -22,12 +22,14 @@ __all__ = ["DeviceBatch", "Drafts", "Members", "Sampling", "flat_batch", "from_s
 @dataclass(frozen=True, slots=True)
 class Members:
     """Who takes part in a step, all [R]. context int32: positions computed before. fixed int32: tokens that are known,
-    1 for a decoding request's anchor, as many as its chunk for a prompt, 0 for nobody; they begin at `offset` int64 of
-    `tokens` int64 [T]. told int32: of the fixed ones the last so many have their logits looked at, 0 or 1. drafted
-    int64: the row of the request's draft, −1 without. lane int64: its row of the block tables.
+    1 for a decoding request's anchor, as many as its chunk for a prompt, 0 for nobody. `first` int64 is the first of
+    them, the others follow `offset` int64 of `tokens` int64 [T]. told int32: of the fixed ones the last so many have
+    their logits looked at, 0 or 1. drafted int64: the row of the request's draft, −1 without. lane int64: its row of
+    the block tables.
     """
 
     tokens: Tensor
+    first: Tensor
     context: Tensor
     fixed: Tensor
     offset: Tensor
@@ -102,6 +104,7 @@ def flat_batch(
     known = members.tokens[(members.offset[owner] + place).clamp(max=len(members.tokens) - 1)]
     slot_of_block = (place - fixed).clamp(0, drafts.tokens.shape[1] - 1).long()
     drafted = drafts.tokens[members.drafted[owner].clamp(min=0), slot_of_block]
+    known = torch.where(place == 0, members.first[owner], known)
     token_ids = torch.where(real, torch.where(place < fixed, known, drafted), 0)
     positions = torch.where(real, (members.context[owner] + place).long(), 0)
     blocks = tables[owner, (positions // block_size).clamp(max=tables.shape[1] - 1)].long()

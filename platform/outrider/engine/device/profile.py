@@ -61,5 +61,6 @@ class DeviceStage:
         stage["context"][:count] = context
         stage["offset"][:count] = stage["drafted"][:count] = stage["lane"][:count] = np.arange(count)
         stage["top_p"][:], stage["rounds"][:], stage["drafted"][count:] = 1.0, -1, -1
+        stage["carried"][:], stage["limit"][:], stage["room"][:] = -1, 1 << 30, 1 << 30
         longest = max(lengths)
         return StepShape(count, size, size, longest, random=True, cuts=False, rejects=False)

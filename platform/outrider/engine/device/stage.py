@@ -19,8 +19,8 @@ _ALIGNED = 16
 class Stage:
     """Columns by name. `host` are NumPy views to write to, `device` tensors at addresses that never change.
 
-    `send` must not be followed by writes to `host` before the device has taken the copy: rounds end with a wait for
-    their results, which come after it on the same stream.
+    There are two host buffers, so that a round can be staged, or read, while the device is busy with the one before:
+    `flip` turns to the other one, whose last round must have been waited for.
     """
 
     def __init__(self, columns: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], device: torch.device) -> None:
@@ -31,24 +31,31 @@ class Stage:
             places[name] = (end, end + size)
             end += -(-size // _ALIGNED) * _ALIGNED
         pinned = device.type == "cuda"
-        self._host = torch.zeros(max(end, 1), dtype=torch.uint8, pin_memory=pinned)
+        self._hosts = [torch.zeros(max(end, 1), dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
         self._device = torch.zeros(max(end, 1), dtype=torch.uint8, device=device)
-        self.host: dict[str, NDArray[Any]] = {}
+        self._views: list[dict[str, NDArray[Any]]] = [{}, {}]
         self.device: dict[str, Tensor] = {}
         for name, (dtype, shape) in columns.items():
             first, last = places[name]
-            self.host[name] = self._host[first:last].view(dtype).view(shape).numpy()
+            for host, views in zip(self._hosts, self._views, strict=True):
+                views[name] = host[first:last].view(dtype).view(shape).numpy()
             self.device[name] = self._device[first:last].view(dtype).view(shape)
 
+        self._turn = 0
+
     @property
-    def nbytes(self) -> int:
-        """What one transfer moves."""
-        return self._host.nbytes
+    def host(self) -> dict[str, NDArray[Any]]:
+        """The host's columns of this turn."""
+        return self._views[self._turn]
+
+    def flip(self) -> None:
+        """Turn to the other host buffer."""
+        self._turn = 1 - self._turn
 
     def send(self) -> None:
         """All columns to the device, without waiting."""
-        self._device.copy_(self._host, non_blocking=True)
+        self._device.copy_(self._hosts[self._turn], non_blocking=True)
 
     def fetch(self) -> None:
         """All columns back, without waiting: `host` holds them once the stream has got there."""
-        self._host.copy_(self._device, non_blocking=True)
+        self._hosts[self._turn].copy_(self._device, non_blocking=True)

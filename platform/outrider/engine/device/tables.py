@@ -12,9 +12,6 @@ from outrider.engine.sequence import Sequence
 
 __all__ = ["BlockTables"]
 
-_CHANGES = 512
-"""Entries changed in one scatter; a new prompt's many take several."""
-
 
 class BlockTables:
     """`entries` int32 [lanes + 1, M]: block of every M-th part of a sequence's positions; its last row takes padding.
@@ -28,10 +25,6 @@ class BlockTables:
         self._free = list(range(lanes - 1, -1, -1))
         self._lanes: dict[int, tuple[int, int]] = {}
         """By key: the lane, and how many blocks of its sequence it holds."""
-        self._spare = lanes * most_blocks
-        pinned = device.type == "cuda"
-        self._places = torch.zeros(_CHANGES, dtype=torch.int64, pin_memory=pinned)
-        self._blocks = torch.zeros(_CHANGES, dtype=torch.int32, pin_memory=pinned)
 
     def lane(self, sequence: Sequence) -> int:
         """The lane of a sequence that was followed."""
@@ -53,18 +46,15 @@ class BlockTables:
                 places.extend(range(lane * width + known, lane * width + len(sequence.blocks)))
                 blocks.extend(sequence.blocks[known:])
             self._lanes[sequence.key] = (lane, len(sequence.blocks))
-        for first in range(0, len(places), _CHANGES):
-            self._change(places[first : first + _CHANGES], blocks[first : first + _CHANGES], again=first > 0)
+        if places:
+            at, what = self._sent(torch.tensor(places)), self._sent(torch.tensor(blocks, dtype=torch.int32))
+            self.entries.view(-1).index_copy_(0, at, what)
 
-    def _change(self, places: list[int], blocks: list[int], *, again: bool) -> None:
-        if again and self.entries.is_cuda:
-            torch.cuda.current_stream(self.entries.device).synchronize()  # the buffer below is still being read
-        count = len(places)
-        self._places[:count] = torch.tensor(places)
-        self._blocks[:count] = torch.tensor(blocks, dtype=torch.int32)
-        device = self.entries.device
-        at = self._places[:count].to(device, non_blocking=True)
-        self.entries.view(-1).index_copy_(0, at, self._blocks[:count].to(device, non_blocking=True))
+    def _sent(self, numbers: Tensor) -> Tensor:
+        """On the device, without waiting: torch keeps a pinned buffer until its copy has been taken."""
+        if not self.entries.is_cuda:
+            return numbers
+        return numbers.pin_memory().to(self.entries.device, non_blocking=True)
 
     def of(self, lanes: Tensor) -> Tensor:
         """Block tables int32 [R, M] of lanes int64 [R]."""
