@@ -193,6 +193,35 @@ def test_through_lost_memory(small: TinyPair, stock_small: Any, record_property:
     assert p > HONEST
 
 
+ON_DEVICE: dict[str, Any] = {"device_rounds": True, "scheduler": "asynchronous"}
+
+
+@pytest.mark.parametrize("curve", [CURVE, FAIR], ids=["cheap", "fair"])
+def test_rounds_that_stay_on_the_device(
+    small: TinyPair, stock_small: Any, curve: StepCostCurve, record_property: Record
+) -> None:
+    """Drafted, cut by live confidences and verified one round ahead of the host."""
+    proposer = DSparkProposer(DSparkModel.load(small.drafter), device_draft=True)
+    drawn = draw(small, proposer=proposer, curve=curve, calibration_share=0.0, **ON_DEVICE)
+    p = chi_square(drawn.samples, exact(stock_small, {}))
+    record_property("p", p)
+    assert p > HONEST
+    assert drawn.tau > 1.2
+    assert drawn.several > 0.1
+
+
+def test_draws_repeated_on_the_device_are_caught(
+    small: TinyPair, stock_small: Any, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
+    """A round launched ahead that reuses the numbers of the last one's draws."""
+    monkeypatch.setattr("outrider.engine.device.rounds._count_draws", lambda sequences: None)
+    proposer = DSparkProposer(DSparkModel.load(small.drafter), device_draft=True)
+    drawn = draw(small, proposer=proposer, calibration_share=0.0, **ON_DEVICE)
+    p = chi_square(drawn.samples, exact(stock_small, {}))
+    record_property("p", p)
+    assert p < CAUGHT
+
+
 @pytest.mark.parametrize("kind", ["lookup", "plain", "headless", "narrow"])
 def test_any_proposer(small: TinyPair, stock_small: Any, kind: str, record_property: Record) -> None:
     """A point mass, a causal model, a drafter without a confidence head, and a q of three tokens."""

@@ -7,6 +7,7 @@ device value, change its inputs' addresses) is all that differs.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -17,20 +18,24 @@ __all__ = ["Graphs"]
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-_WARM_RUNS = 2
-"""Before a capture: libraries choose algorithms and kernels are compiled, which a capture must not contain."""
+_CALLS_BEFORE = 2
+"""Calls of a shape before it is captured: they compile kernels and let libraries choose, and a shape that is met once
+is not worth a graph.
+"""
 
 
 class Graphs:
     """Captures by key, of one device and stream. Results of a replay lie where the capture put them.
 
-    All captures share one pool of memory: they run one after another, never at once.
+    The work must give the same when it is run twice: a capture comes after a run of it on a stream of its own. All
+    captures share one pool of memory: they run one after another, never at once.
     """
 
     def __init__(self, device: torch.device, *, enabled: bool = True) -> None:
         self._captures = enabled and device.type == "cuda"
         self._device = device
         self._kept: dict[Hashable, tuple[torch.cuda.CUDAGraph, object]] = {}
+        self._met: Counter[Hashable] = Counter()
         self._pool: Any = None
         self.captured = 0
 
@@ -47,6 +52,9 @@ class Graphs:
             return work()
         kept = self._kept.get(key)
         if kept is None:
+            self._met[key] += 1
+            if self._met[key] <= _CALLS_BEFORE:
+                return work()
             kept = self._kept[key] = self._capture(work)
         kept[0].replay()
         return kept[1]  # type: ignore[return-value]
@@ -56,8 +64,7 @@ class Graphs:
         beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
-            for _ in range(_WARM_RUNS):
-                work()
+            work()
         current.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=beside):

@@ -13,8 +13,8 @@ from outrider.engine.device.step import DeviceStep, Forward, StepShape
 
 __all__ = ["DeviceStage"]
 
-_REPEATS = 3
-"""The first of a shape compiles, the second is captured, later ones are replayed."""
+_REPEATS = 5
+"""The first of a shape compile, one is captured, later ones are replayed."""
 
 
 @dataclass(frozen=True, slots=True)
