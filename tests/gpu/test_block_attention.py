@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from outrider.drafter.config import DSparkConfig
-from outrider.drafter.model import DSparkModel
+from outrider.drafter.layers import fold_groups, unfold_groups
 from outrider_kernels.block_attention import block_attention
 from outrider_kernels.block_attention import reference as plain
 from outrider_kernels.dispatch import UnsupportedArgument
 from support.drafting import blocks
 from support.kernels import DEVICE, DTYPES, bound
-from support.tiny import TinyPair
 
 
 def kernels() -> Any:
@@ -24,24 +23,17 @@ def kernels() -> Any:
     return triton
 
 
-@torch.inference_mode()
-def test_the_reference_agrees_with_the_backbone(pair: TinyPair) -> None:
-    model = DSparkModel.load(pair.drafter).to(DEVICE)
-    assert isinstance(model.config, DSparkConfig)
-    gamma, geometry = model.config.block_size, model.geometry
-    lengths = torch.tensor([63, 1, 0, 128], device=DEVICE)
-    shape = (model.config.num_hidden_layers, 4, 128, geometry.groups, geometry.width)
-    keys, values = torch.randn(shape, device=DEVICE), torch.randn(shape, device=DEVICE)
-    ids = torch.randint(90, (4, gamma), device=DEVICE)
-    positions = lengths[:, None] + torch.arange(gamma, device=DEVICE)
-    slots = torch.arange(4, device=DEVICE)
-
-    def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        context = (keys[layer], values[layer], slots, lengths.int())
-        return block_attention(query, key, value, *context, scaling=geometry.width**-0.5).flatten(2)
-
-    expected = model.backbone(ids, positions, keys, values, lengths)
-    torch.testing.assert_close(model.attended_backbone(ids, positions, attend), expected, rtol=0, atol=2e-5)
+def test_the_reference_agrees_with_the_eager_attention() -> None:
+    """Torch's own attention over context and block side by side, as `DraftBackbone.backbone` calls it."""
+    step = blocks([63, 1, 0, 128], 5)
+    for row, slot in enumerate(step.slots.tolist()):
+        length = int(step.lengths[row])
+        keys = torch.cat((step.context_keys[slot, :length], step.key[row])).transpose(0, 1)
+        values = torch.cat((step.context_values[slot, :length], step.value[row])).transpose(0, 1)
+        queries = fold_groups(step.query[row : row + 1], 2)
+        mixed = F.scaled_dot_product_attention(queries, keys[None], values[None], scale=0.25)
+        found = block_attention(*step.all, scaling=0.25)[row : row + 1].flatten(2)
+        torch.testing.assert_close(found, unfold_groups(mixed, 5), rtol=0, atol=2e-6)
 
 
 def test_a_window_hides_the_far_context() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import LongTensor, Tensor, nn
 
 from outrider.drafter.config import DSparkConfig
-from outrider.drafter.decoder import Attend, Decoder
+from outrider.drafter.decoder import Decoder
 from outrider.drafter.layers import Scale, fold_groups, rotate, unfold_groups
 
 __all__ = ["DraftBackbone"]
@@ -76,10 +76,6 @@ class DraftBackbone(Decoder):
             mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=self._scale)
             return unfold_groups(mixed, slots)
 
-        return self._decode(block_ids, positions, attend)
-
-    def attended_backbone(self, block_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """`backbone` where the contexts are the attention's own: `attend(layer, q [R, γ, H, D], k [R, γ, K, D], v)`."""
         return self._decode(block_ids, positions, attend)
 
     def training_backbone(self, block_ids: Tensor, positions: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:

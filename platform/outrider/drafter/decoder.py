@@ -17,7 +17,7 @@ from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.layers import Layer, LayerWeights, Scale, join, rope_tables, rotate
 from outrider_kernels import packed_linear, plain_linear
 
-__all__ = ["Attend", "Decoder"]
+__all__ = ["Decoder"]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -93,6 +93,10 @@ class Decoder(nn.Module):
         cos: Tensor = self.rope_cos[positions]
         sin: Tensor = self.rope_sin[positions]
         return cos.unsqueeze(-2), sin.unsqueeze(-2)
+
+    def joined_layers(self) -> tuple[LayerWeights, ...]:
+        """The layers' weights as a forward pass reads them, for one that is not this one."""
+        return self._weights()
 
     def _weights(self) -> tuple[LayerWeights, ...]:
         """Joined weights: rebuilt with gradients in training, built and packed once in inference."""

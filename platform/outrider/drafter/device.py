@@ -1,7 +1,10 @@
 """Drafting where tensors come from a device and stay there: nothing waits for it, so that a CUDA graph can hold it all.
 
-Shapes: R requests (some may be padding), γ block size, d hidden size, L layers, S tokens of a slot, n context rows, w
-tokens in a slot's q.
+About ten launches a layer: the norms are joined with the additions before them, and one kernel each rotates, attends
+and gates. The rotation is computed in fp32, where the eager one reads tables in the weights' dtype.
+
+Shapes: R requests (some may be padding), γ block size, B = R·γ, d hidden size, L layers, S tokens of a slot, n context
+rows, w tokens in a slot's q.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
 from outrider_kernels.block_attention import block_attention
 from outrider_kernels.draft_sampling import LARGEST_RANK, DrawRows, Sampled, SequentialHead, draw_blocks
-from outrider_kernels.paged_append import append_rows
+from outrider_kernels.paged_append import append_rows, rotate_append
+from outrider_kernels.row_ops import add_norm, silu_mul
 
 __all__ = ["DeviceDraft", "draw_rows"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_WIDEST_HEAD = 256
+_MOST_ROWS = 256
+"""Queries of a block that share a head's keys."""
 
 
 class DeviceDraft:
@@ -34,6 +41,9 @@ class DeviceDraft:
         if not self.fits(model):
             raise ValueError("a drafter drafts on its device with Qwen3 layers, a vanilla or no head, and a confidence")
         self._model, self._pool = model, pool
+        geometry = model.geometry
+        exponents = torch.arange(0, geometry.width, 2, dtype=torch.float32, device=model.fc.weight.device)
+        self._frequencies = geometry.rope_theta ** -(exponents / geometry.width)
         self._scaling = model.geometry.scale or model.geometry.width**-0.5
         self._last_position = model.config.max_position_embeddings - 1
         self._head: SequentialHead | None = None
@@ -48,6 +58,9 @@ class DeviceDraft:
             and model.fc.weight.dtype in _DTYPES
             and model.confidence_head is not None
             and model.config.markov_rank <= LARGEST_RANK
+            and geometry.width % 2 == 0
+            and geometry.width <= _WIDEST_HEAD
+            and geometry.heads // geometry.groups * model.config.block_size <= _MOST_ROWS
             and type(model.markov_head) in (MarkovHead, type(None))
         )
 
@@ -59,17 +72,11 @@ class DeviceDraft:
         anchors int64 [R] and their positions int64 [R]; of padding they may be anything, and so may be the answer.
         Raises UnsupportedArgument.
         """
-        model, keys, values = self._model, self._pool.keys, self._pool.values
-        first = anchors.clamp(0, model.config.vocab_size - 1)
-        ids, places = block_inputs(model, first, positions)
-        reachable = places.clamp(0, self._last_position)
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            context = (keys[layer], values[layer], slots, lengths)
-            return block_attention(query, key, value, *context, scaling=self._scaling).flatten(2)
-
-        hidden = model.attended_backbone(ids, reachable, attend)
-        return draw_blocks(hidden, model.raw_logits(hidden), first, positions, self._heads(), rows, width=width)
+        first = anchors.clamp(0, self._model.config.vocab_size - 1)
+        ids, places = block_inputs(self._model, first, positions)
+        hidden = self._backbone(ids, places.clamp(0, self._last_position).flatten(), slots, lengths)
+        base = self._model.raw_logits(hidden)
+        return draw_blocks(hidden, base, first, positions, self._heads(), rows, width=width)
 
     def append(self, rows: Tensor, positions: Tensor, places: Tensor) -> None:
         """Store projected rows [n, d] of `positions` int64 [n] at `places` int64 [n], slot·S + offset; −1: nowhere."""
@@ -80,6 +87,37 @@ class DeviceDraft:
         everywhere = torch.where(places < 0, -1, places + layer_first).flatten()
         for made, plane in zip(found, (keys, values), strict=True):
             append_rows(made.flatten(0, 1), plane.flatten(0, 2), everywhere)
+
+    def _backbone(self, ids: Tensor, places: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
+        """Normed hidden states [R, γ, d] of blocks of tokens [R, γ] at positions [B]."""
+        model, geometry, eps = self._model, self._model.geometry, self._model.config.rms_norm_eps
+        heads, groups, width = geometry.heads, geometry.groups, geometry.width
+        layers = model.joined_layers()
+        norms = [layer.input_norm for layer in layers[1:]] + [model.norm.weight]
+        hidden = torch.embedding(model.embed_tokens.weight, ids.flatten())
+        own = torch.arange(len(hidden), device=hidden.device)
+        hidden, rows = add_norm(hidden, None, layers[0].input_norm, eps)
+        for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
+            kv = hidden.new_empty((len(hidden), 2, groups, width))
+            query = rotate_append(
+                layer.qkv(rows),
+                places,
+                own,
+                kv,
+                heads=heads,
+                kv_heads=groups,
+                q_norm=layer.qk_scale[0],
+                k_norm=layer.qk_scale[-1],
+                eps=eps,
+                frequencies=self._frequencies,
+            )
+            key, value = kv.view(*ids.shape, 2, groups, width).unbind(2)
+            context = self._pool.keys[index], self._pool.values[index], slots, lengths
+            blocks = query.view(*ids.shape, heads, width)
+            mixed = block_attention(blocks, key, value, *context, scaling=self._scaling)
+            hidden, rows = add_norm(hidden, layer.output(mixed.view(len(hidden), -1)), layer.mlp_norm, eps)
+            hidden, rows = add_norm(hidden, layer.down(silu_mul(layer.gate_up(rows))), next_norm, eps)
+        return rows.view(*ids.shape, -1)
 
     @torch.no_grad()
     def _heads(self) -> SequentialHead:
