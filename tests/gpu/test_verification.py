@@ -13,7 +13,7 @@ import outrider_kernels.verification as op
 from outrider_kernels.counter_noise import row_keys, uniform
 from outrider_kernels.dispatch import UnsupportedArgument
 from outrider_kernels.triton_parts.race import upper_bits
-from outrider_kernels.verification import Verified, reference
+from outrider_kernels.verification import Drafted, Verified, reference
 from outrider_kernels.verification import triton as kernels
 from support.kernels import DEVICE, DTYPES
 from support.verification import Batch, Hand, batch, moved, shape_of, unequal
@@ -89,6 +89,27 @@ def test_cuts_that_hold_more_than_is_copied_together() -> None:
     _compare(batch(hands, 8200, seed=4))
 
 
+@pytest.mark.parametrize(("dtype", "vocab"), [(torch.float32, 200), (torch.bfloat16, 200), (torch.bfloat16, 5001)])
+def test_what_a_cut_keeps(dtype: torch.dtype, vocab: int) -> None:
+    shapes = [(0.3, 0, 0.0), (0.9, 0, 0.0), (0.999, 0, 0.0), (1.0, 1, 0.0), (1.0, 60, 0.0), (1.0, 0, 0.1)]
+    shapes += [(0.8, 50, 0.0), (0.95, 20, 0.05), (1.0, 40, 0.02), (0.7, 0, 0.001), (0.5, 199, 0.9)]
+    b = batch([Hand(0, 1.0 + k / 9, *shape) for k, shape in enumerate(shapes)], vocab, seed=12, dtype=dtype)
+    rows = moved(b.rows)
+    passes = kernels.Passes(moved(b.logits), rows, Drafted(rows.seeds), False, True, True, False)
+    least, mass = passes.cut_at.cpu().double().T
+    logits, tokens = b.logits.double(), torch.arange(vocab)
+    equal = logits == least[:, None]
+    kept = (logits > least[:, None]) | (equal & (tokens <= passes.cut_token.cpu()[:, None]))
+    assert torch.equal(kept, reference.token_probs(b.logits, *shape_of(b.rows)) > 0)
+    exponents = (logits - logits.amax(dim=-1, keepdim=True)) / b.rows.temperature[:, None]
+    torch.testing.assert_close(mass, (exponents.exp() * kept).sum(dim=-1), rtol=1e-5, atol=0)
+
+
+def test_residuals_of_drafts_that_resemble_the_target() -> None:
+    found = _compare(batch([Hand(1, rejects=True)] * 24, 40, seed=13, width=30, spread=1.0))
+    assert 4 < found.accepted.sum() < 20
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 7])
 def test_ties_at_the_cut_go_to_lower_tokens(top_k: int) -> None:
     b = batch([Hand(0, top_k=top_k)] * 12, 70, seed=top_k)
@@ -123,11 +144,28 @@ def test_choose() -> None:
     assert torch.equal(greedy.cpu(), b.logits.argmax(dim=-1))
 
 
+@pytest.fixture
+def whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read in one part, as in large batches: all tiles after the first have a leader to hold against."""
+    monkeypatch.setattr(kernels, "_PROGRAMS", 1)
+
+
+@pytest.mark.usefixtures("whole_rows")
+@pytest.mark.parametrize(("dtype", "vocab"), [(torch.float32, 12_000), (torch.bfloat16, 20_001)])
+def test_rows_of_many_tiles(dtype: torch.dtype, vocab: int) -> None:
+    coupled = [Hand(0, temperature=heat) for heat in (1.0, 1.0, 1.0, 3.0, 3.0, 0.3)]
+    again = [Hand(0, top_p=0.9), Hand(0, 2.0, top_k=300), Hand(0, rejects=True), Hand(2, 2.0, rejects=True)]
+    _compare(batch([*coupled, *again, Hand(0, 0.0)], vocab, seed=6, dtype=dtype, spread=1.5, width=40))
+
+
+@pytest.mark.usefixtures("whole_rows")
 def test_the_leader_is_the_reference_whatever_the_order_of_logits() -> None:
-    """Rising logits make every tile lead anew; falling ones leave all later tiles undrawn."""
-    b = batch([Hand(0)] * 2, 9000, seed=11)
+    """Rising logits make every tile lead anew; falling ones leave all later tiles undrawn; equal ones tie."""
+    b = batch([Hand(0)] * 3 + [Hand(0, 0.0)] * 3, 9000, seed=11)
     rising = torch.linspace(-40, 0, 9000)
-    _compare(replace(b, logits=torch.stack([rising, rising.flip(0)])))
+    rows = torch.stack([rising, rising.flip(0), rising * 0])
+    found = _compare(replace(b, logits=rows.repeat(2, 1)))
+    assert found.last[3:].tolist() == [8999, 0, 0]
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)

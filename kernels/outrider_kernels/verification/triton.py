@@ -26,7 +26,7 @@ from outrider_kernels.triton_parts.passes import race_kernel, scan_kernel
 from outrider_kernels.triton_parts.rounds import accept_kernel, judge_kernel, merge_kernel, settle_kernel
 from outrider_kernels.verification.arguments import Drafted, Verified, VerifyRows
 
-__all__ = ["choose", "verify"]
+__all__ = ["Passes", "choose", "verify"]
 
 _TILE_BYTES: Final = 8192
 """Of 128 threads: four loads of 16 bytes each on their way. The scan takes 70 to 113 registers then; of twice as many
@@ -60,7 +60,7 @@ def choose(
 ) -> Tensor:
     """As `reference.choose`."""
     rows = VerifyRows(seeds, seeds, temperature, top_p, top_k, min_p, seeds, choices, positions, seeds)
-    return _Passes(logits, rows, Drafted(seeds), False, random, cuts and random, False).chosen
+    return Passes(logits, rows, Drafted(seeds), False, random, cuts and random, False).chosen
 
 
 def verify(
@@ -75,7 +75,7 @@ def verify(
 ) -> Verified:
     """As `reference.verify`."""
     requests = len(query_start) - 1
-    passes = _Passes(logits, rows, drafted, True, random, cuts and random, rejects and random, query_start)
+    passes = Passes(logits, rows, drafted, True, random, cuts and random, rejects and random, query_start)
     last = torch.empty(requests, dtype=torch.int64, device=logits.device)
     if requests:
         accept_kernel[(requests,)](
@@ -92,8 +92,12 @@ def verify(
     return Verified(passes.accepted, last, passes.chosen, passes.logprobs)
 
 
-class _Passes:
-    """All passes but the last over one batch, and what they leave: `chosen`, `logprobs`, `accepted` of rejections."""
+class Passes:
+    """All passes but the last over one batch, and what they leave: `chosen`, `logprobs`, `accepted` of rejections.
+
+    cut_at fp32 [n, 2]: of rows that are cut, the least logit kept and the weight of all that is; cut_token int32 [n]: the
+    last token kept of those equal to it.
+    """
 
     def __init__(
         self,
@@ -113,6 +117,8 @@ class _Passes:
         self.logprobs = torch.empty(count if has_request else 0, dtype=torch.float32, device=device)
         requests = 0 if query_start is None else len(query_start) - 1
         self.accepted = torch.empty(requests, dtype=torch.int32, device=device)
+        self.cut_at = torch.empty(count if cuts else 1, 2, dtype=torch.float32, device=device)
+        self.cut_token = torch.empty(count if cuts else 1, dtype=torch.int32, device=device)
         if count == 0:
             return
         group = 16 // logits.element_size()
@@ -154,8 +160,6 @@ class _Passes:
         )
         if not (cuts or rejects):
             return
-        cut_at = torch.empty(count if cuts else 1, 2, dtype=torch.float32, device=device)
-        cut_token = torch.empty(count if cuts else 1, dtype=torch.int32, device=device)
         if cuts:
             least = max(_LEAST_TILE, triton.next_power_of_2(vocab))
             block, room = min(_CUT_BLOCK, least), min(_CUT_ROOM, least)
@@ -167,8 +171,8 @@ class _Passes:
                 *shape,
                 stats,
                 scratch,
-                cut_at,
-                cut_token,
+                self.cut_at,
+                self.cut_token,
                 HAS_REQUEST=has_request,
                 SHIFT=_EMPTY_BITS[logits.dtype],
                 BLOCK=block,
@@ -176,7 +180,7 @@ class _Passes:
                 num_warps=8,
             )
         ends = torch.zeros(count if rejects else 1, dtype=torch.int32, device=device)
-        q_tokens, q_probs = (cut_token, cut_at) if not rejects else (drafted.q_tokens, drafted.q_probs)
+        q_tokens, q_probs = (self.cut_token, self.cut_at) if not rejects else (drafted.q_tokens, drafted.q_probs)
         width = 0 if drafted.q_tokens is None else drafted.q_tokens.shape[1]
         if rejects and requests:
             judge_kernel[(requests,)](
@@ -193,8 +197,8 @@ class _Passes:
                 q_probs,
                 width,
                 stats,
-                cut_at,
-                cut_token,
+                self.cut_at,
+                self.cut_token,
                 self.accepted,
                 ends,
                 WIDTH=triton.next_power_of_2(width),
@@ -214,8 +218,8 @@ class _Passes:
             q_probs,
             width,
             stats,
-            cut_at,
-            cut_token,
+            self.cut_at,
+            self.cut_token,
             floats,
             tokens,
             per_part,
