@@ -95,8 +95,8 @@ def verify(
 class Passes:
     """All passes but the last over one batch, and what they leave: `chosen`, `logprobs`, `accepted` of rejections.
 
-    cut_at fp32 [n, 2]: of rows that are cut, the least logit kept and the weight of all that is; cut_token int32 [n]: the
-    last token kept of those equal to it.
+    cut_at fp32 [n, 2]: of rows that are cut, the least logit kept and the weight of all that is; cut_token int32 [n]:
+    the last token kept of those equal to it.
     """
 
     def __init__(
