@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import outrider_kernels.verification as op
 from outrider_kernels.counter_noise import row_keys, uniform
 from outrider_kernels.dispatch import UnsupportedArgument
-from outrider_kernels.triton_parts.race import upper_bits
+from outrider_kernels.triton_parts.leaders import upper_bits
 from outrider_kernels.verification import Drafted, Verified, reference
 from outrider_kernels.verification import triton as kernels
 from support.kernels import DEVICE, DTYPES

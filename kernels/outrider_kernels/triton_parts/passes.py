@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from outrider_kernels.counter_noise.triton import row_key, stream_key
-from outrider_kernels.triton_parts.race import contest, contest_left, contestants, folded
+from outrider_kernels.triton_parts.leaders import contest, contest_left, contestants, folded
 from outrider_kernels.triton_parts.rounds import again
 from outrider_kernels.triton_parts.rows import LOG2E, NOBODY, above_cut, is_cut, load_tile
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from outrider_kernels.counter_noise.triton import stream_key, uniform_noise
-from outrider_kernels.triton_parts.race import prefer
+from outrider_kernels.triton_parts.leaders import prefer
 from outrider_kernels.triton_parts.rows import LOG2E, NOBODY, above_cut, is_cut
 
 __all__ = ["accept_kernel", "judge_kernel", "merge_kernel", "settle_kernel"]
