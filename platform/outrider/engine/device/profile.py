@@ -38,6 +38,7 @@ class DeviceStage:
         )
         return cls(step, verified, distinct)
 
+    @torch.inference_mode()
     def timed(self, context: int, size: int) -> float:
         """Seconds of a step of `size` tokens, in sequences of `verified` and one of the rest, each at `context`."""
         shape = self._stage(context, size)

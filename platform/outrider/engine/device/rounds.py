@@ -123,6 +123,7 @@ class DeviceRounds:
 
     # blocks that the host holds
 
+    @torch.inference_mode()
     def verify(self, plan: Plan, running: list[Sequence]) -> Choices:
         """Run a plan and wait for it. Blocks under the rejection rule must come with q."""
         self._begin(running)
@@ -171,6 +172,7 @@ class DeviceRounds:
 
     # rounds that the host learns of later
 
+    @torch.inference_mode()
     def launch(
         self, outline: Outline, drafting: Drafting, running: list[Sequence], before: Flight | None
     ) -> Flight | None:
