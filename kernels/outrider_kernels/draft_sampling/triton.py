@@ -22,7 +22,7 @@ from outrider_kernels.counter_noise.triton import EXACT, exponential_noise, row_
 from outrider_kernels.dispatch import interpreted
 from outrider_kernels.draft_sampling.rows import DrawRows, Sampled, SequentialHead
 from outrider_kernels.triton_parts.product import product
-from outrider_kernels.triton_parts.race import SLACK, race_score, raced
+from outrider_kernels.triton_parts.race import SLACK, joined, race_score, raced
 
 __all__ = ["draw_blocks", "finish_kernel", "narrow_kernel", "stream_kernel"]
 
@@ -93,6 +93,7 @@ def stream_kernel(
             top_p, top_k = tl.load(top_ps + row, mask=inside, other=1.0), tl.load(top_ks + row, mask=inside, other=0)
             cut = _has_cut(top_p, top_k, tl.load(min_ps + row, mask=inside, other=0.0))
             racing = hot & ~cut & (tl.load(rounds + row, mask=inside, other=0) < 0)
+        noisy = tl.max(racing.to(tl.int32), 0) > 0
 
     best = tl.full((BLOCK_R,), float("-inf"), tl.float32)
     logit = best
@@ -126,12 +127,16 @@ def stream_kernel(
             total = total * tl.exp2(top - new) + tl.sum(tl.exp2(logits * scale[:, None] - new[:, None]), 1)
             top = new
         if RANDOM:
-            best, token, logit = raced(logits, racing, k0, k1, ids, best, token, logit, slack, WIDEN)
+            if TOPS:
+                if noisy:
+                    best, token, logit = raced(logits, racing, k0, k1, ids, best, token, logit, slack, WIDEN)
+                else:
+                    best, token = joined(logits, ids, best, token)
+                    logit = best
+            else:
+                best, token, logit = raced(logits, racing, k0, k1, ids, best, token, logit, slack, WIDEN)
         else:
-            found = tl.max(logits, 1)
-            lowest = tl.min(tl.where(logits == found[:, None], ids[None, :], 2147483647), 1)
-            token = tl.where(found > best, lowest, token)
-            best = tl.maximum(best, found)
+            best, token = joined(logits, ids, best, token)
     if RANDOM:
         best = race_score(logit, racing, k0, k1, token, WIDEN)
     tl.atomic_max(cells + slot * rows_count + row, _cell(best + 0.0, token), mask=inside, sem="relaxed")

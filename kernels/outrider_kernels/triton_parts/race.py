@@ -15,7 +15,7 @@ from torch import Tensor
 from outrider_kernels.counter_noise.triton import EXACT, exponential_noise, row_key, uniform_noise
 from outrider_kernels.dispatch import interpreted
 
-__all__ = ["SLACK", "fast_log2", "race_score", "raced", "rough_errors", "rough_log2_noise"]
+__all__ = ["SLACK", "fast_log2", "joined", "race_score", "raced", "rough_errors", "rough_log2_noise"]
 
 SLACK: Final = 2.0**-14
 """Twice what the rough noise may be wrong by."""
@@ -42,6 +42,14 @@ def rough_log2_noise(k0, k1, ids, PLAIN: tl.constexpr):
     series = tl.fma(u, series, 0.7211756706237793)
     series = tl.fma(u, series, 1.44269597530365)
     return fast_log2(tl.where(u < 0.25, u * series, -fast_log2(1.0 - u, PLAIN)), PLAIN)
+
+
+@triton.jit
+def joined(scores, ids, best, token):
+    """A tile's scores joined to the best so far: scores and tokens [R]; among equals the first."""
+    found = tl.max(scores, 1)
+    lowest = tl.min(tl.where(scores == found[:, None], ids[None, :], 2147483647), 1)
+    return tl.maximum(best, found), tl.where(found > best, lowest, token)
 
 
 @triton.jit
