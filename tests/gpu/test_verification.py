@@ -191,6 +191,23 @@ def test_ragged_batches(hands: list[Hand | None], vocab: int, padding: int, seed
     _compare(batch(hands, vocab, padding=padding, seed=seed))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device: graphs are CUDA's")
+def test_a_graph_replays_it_on_other_logits() -> None:
+    b, other = (batch([*COUPLED, *CUT, *REJECTING], 5000, seed=seed) for seed in (20, 21))
+    logits, rows, drafted, starts = moved(b.logits), moved(b.rows), moved(b.drafted), moved(b.query_start)
+    kernels.verify(logits, rows, drafted, starts, **b.flags)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = kernels.verify(logits, rows, drafted, starts, **b.flags)
+    logits.copy_(moved(other.logits))
+    graph.replay()
+    launched = kernels.verify(logits, rows, drafted, starts, **b.flags)
+    assert torch.equal(replayed.chosen, launched.chosen)
+    assert torch.equal(replayed.last, launched.last)
+    assert torch.equal(replayed.logprobs, launched.logprobs)
+
+
 def test_refusals() -> None:
     b = batch([Hand(1, rejects=True)], 9)
     flags = b.flags
