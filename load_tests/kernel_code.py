@@ -1,7 +1,9 @@
-"""What Triton makes of every kernel for Hopper, and what the kernels have to move and compute: `python load_tests/kernel_code.py`.
+"""What Triton makes of every kernel for Hopper, and what the kernels have to move and compute.
 
-No GPU is needed: Triton's compiler and ptxas run anywhere. Written to load_tests/results/kernels: code.json and its tables in
-README.md. `--check` only says what is wrong (a spill, narrow loads, missing tensor-core instructions) and fails on it.
+    python load_tests/kernel_code.py
+
+No GPU is needed: Triton's compiler and ptxas run anywhere. Written to load_tests/results/kernels: code.json and its
+tables in README.md. `--check` only says what is wrong (a spill, narrow loads, products off the tensor cores) and fails.
 Floors are at the datasheet rates of an H200, which no kernel reaches: they order kernels by what bounds them.
 """
 
@@ -42,7 +44,7 @@ _BYTES_PER_S = 4.8e12
 _RATES = {"bf16": 989e12, "fp32": 67e12, "int32": 132 * 64 * 1.98e9}
 """Operations per second: tensor cores and fp32 by the H200's datasheet, int32 from 132 multiprocessors of 64 lanes."""
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9.]*)(.*?);")
-_INTEGER = (
+_INTEGER = [
     "IMAD",
     "LOP3",
     "SHF",
@@ -56,8 +58,8 @@ _INTEGER = (
     "PRMT",
     "VIADDMNMX",
     "SHL",
-)
-_FLOAT = (
+]
+_FLOAT = [
     "FFMA",
     "FMUL",
     "FADD",
@@ -72,7 +74,7 @@ _FLOAT = (
     "HADD2",
     "HMUL2",
     "HFMA2",
-)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +200,11 @@ def _page(codes: list[Code], cases: list[tuple[str, Case]], versions: str) -> st
         "",
         "## What the compiler makes of them for Hopper (sm_90)",
         "",
-        "Stack is what spills; loads are from device memory, by width in bytes, as they stand in the code. The loop is the longest one:",
-        "its instructions per thread, the integer, fp32 and special-function ones among them, and all of them per element",
-        "(of the vocabulary, a row, or positions × heads), where one thread's instructions count once for its warp's 32 lanes.",
+        "Stack is what spills; loads are from device memory, by width in bytes, as they stand in the code. The loop is",
+        "the longest one that holds no other: its instructions per thread, the integer, fp32 and special-function ones",
+        "among them, and all of them per element (of the vocabulary, a row, or positions × heads).",
         "",
-        "| op | form | warps | registers | stack | shared B | loads | tensor cores | loop: all, int, fp32, special | per element |",
+        "| op | form | warps | registers | stack | shared B | loads | tensor cores | loop: all, int, fp32, special | each |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for c in codes:
@@ -217,8 +219,9 @@ def _page(codes: list[Code], cases: list[tuple[str, Case]], versions: str) -> st
         "",
         "## What they have to move and compute",
         "",
-        "Every input read once, every output written once; operations counted by hand, a multiply-add as two. Floors in µs at an H200's",
-        "datasheet rates: 4.8 TB/s, 989 TFLOP/s bf16, 67 TFLOP/s fp32, 16.7 T/s of int32 (132 × 64 lanes × 1.98 GHz).",
+        "Every input read once, every output written once; operations counted by hand, a multiply-add as two. Floors in",
+        "µs at an H200's datasheet rates: 4.8 TB/s, 989 TFLOP/s bf16, 67 TFLOP/s fp32, 16.7 T/s of int32 (132",
+        "multiprocessors × 64 lanes × 1.98 GHz).",
         "",
         "| op | case | MB | G operations | unit | µs to move | µs to compute | bound by |",
         "|---|---|---|---|---|---|---|---|",
