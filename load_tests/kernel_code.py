@@ -204,7 +204,7 @@ def _page(codes: list[Code], cases: list[tuple[str, Case]], versions: str) -> st
         "the longest one that holds no other: its instructions per thread, the integer, fp32 and special-function ones",
         "among them, and all of them per element (of the vocabulary, a row, or positions × heads).",
         "",
-        "| op | form | warps | registers | stack | shared | loads | tensor cores | loop: all, int, fp, special | each |",
+        "| op | form | warps | registers | stack | shared | loads | tensor cores | loop: all, int, fp, MUFU | each |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for c in codes:
@@ -220,8 +220,8 @@ def _page(codes: list[Code], cases: list[tuple[str, Case]], versions: str) -> st
         "## What they have to move and compute",
         "",
         "Every input read once, every output written once; operations counted by hand, a multiply-add as two.",
-        "Floors in µs at an H200's datasheet rates: 4.8 TB/s, 989 TFLOP/s bf16, 67 TFLOP/s fp32, 16.7 T/s of int32 (132",
-        "multiprocessors × 64 lanes × 1.98 GHz).",
+        "Floors in µs at an H200's datasheet rates: 4.8 TB/s, 989 TFLOP/s bf16, 67 TFLOP/s fp32, 16.7 T/s of int32",
+        "(132 multiprocessors × 64 lanes × 1.98 GHz).",
         "",
         "| op | case | MB | G operations | unit | µs to move | µs to compute | bound by |",
         "|---|---|---|---|---|---|---|---|",
