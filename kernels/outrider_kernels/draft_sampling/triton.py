@@ -59,6 +59,13 @@ def _previous(anchors, cells, row, inside, slot, rows_count):
 
 
 @triton.jit
+def _weights(matrix, rows, inside, lanes, RANK: tl.constexpr):
+    """Columns `lanes` of some rows of W1 or W2."""
+    at = rows.to(tl.int64)[:, None] * RANK + lanes[None, :]
+    return tl.load(matrix + at, mask=inside[:, None] & (lanes < RANK)[None, :], other=0.0)
+
+
+@triton.jit
 def _has_cut(top_p, top_k, min_p):
     return (top_p < 1.0) | (top_k > 0) | (min_p > 0.0)
 
@@ -77,10 +84,7 @@ def stream_kernel(
     if RANK:
         previous = _previous(anchors, cells, row, inside, slot, rows_count)
         lanes = tl.arange(0, BLOCK_K)
-        deep = lanes < RANK
-        embedded = tl.load(
-            w1 + previous[:, None] * RANK + lanes[None, :], mask=inside[:, None] & deep[None, :], other=0.0
-        )
+        embedded = _weights(w1, previous, inside, lanes, RANK)  # all of it, where a tile of W2 is read whole
     temperature = tl.load(temperatures + row, mask=inside, other=0.0)
     hot = temperature > 0.0
     warmth = tl.where(hot, _LOG2E / tl.where(hot, temperature, 1.0), 1.0)  # to the base 2, unless greedy
@@ -110,10 +114,16 @@ def stream_kernel(
         )
         logits = given.to(tl.float32)
         if RANK:
-            weights = tl.load(
-                w2 + ids.to(tl.int64)[:, None] * RANK + lanes[None, :], mask=known[:, None] & deep[None, :], other=0.0
+            bias = product(
+                embedded,
+                tl.trans(_weights(w2, ids, known, lanes, RANK)),
+                tl.zeros((BLOCK_R, BLOCK_V), tl.float32),
+                WIDEN,
             )
-            logits += product(embedded, tl.trans(weights), tl.zeros((BLOCK_R, BLOCK_V), tl.float32), WIDEN)
+            for first in tl.range(BLOCK_K, RANK, BLOCK_K):
+                weights = _weights(w2, ids, known, first + lanes, RANK)
+                bias = product(_weights(w1, previous, inside, first + lanes, RANK), tl.trans(weights), bias, WIDEN)
+            logits += bias
         if TOPS:
             of_group = tl.max(tl.reshape(logits, (BLOCK_R, BLOCK_V // GROUP_V, GROUP_V)), 2)
             number = start // GROUP_V + tl.arange(0, BLOCK_V // GROUP_V)
@@ -299,7 +309,8 @@ def draw_blocks(
     sampled = Sampled(tokens, scores, q_tokens, q_probs) if rows.rejects else Sampled(tokens, scores)
     if not count:
         return sampled
-    block_r, block_v, warps, stages = _blocks(count, exact=head.w2 is not None and head.w2.dtype == torch.float32)
+    exact = head.w2 is not None and head.w2.dtype == torch.float32
+    block_r, block_v, warps, stages = _blocks(count, exact=exact)
     block_k = max(16, triton.next_power_of_2(rank))
     tiles = triton.cdiv(vocab, block_v)
     row_tiles = triton.cdiv(count, block_r)
@@ -324,7 +335,7 @@ def draw_blocks(
             base, w1, w2, anchors, cells, positions, *how, sums[0], sums[1], group_max,
             base.stride(0), base.stride(1), slot, count, vocab, loops, SLACK,
             RANK=rank, RANDOM=rows.random, TOPS=tops, WIDEN=interpreted(),
-            BLOCK_R=block_r, BLOCK_V=block_v, BLOCK_K=block_k, GROUP_V=GROUP,
+            BLOCK_R=block_r, BLOCK_V=block_v, BLOCK_K=min(block_k, 32 if exact else 256), GROUP_V=GROUP,
             num_warps=warps, num_stages=stages, **EXACT,
         )  # fmt: skip
         if tops:
