@@ -65,8 +65,8 @@ def raced(logits, racing, k0, k1, ids, best, token, logit, slack, PLAIN: tl.cons
     The race is run with rough noise. Where more than one score comes within `slack` of the best, in the tile or of what
     went before, all of the tile runs it again with the noise as it is defined: its winner is the definition's.
     """
-    rough = rough_log2_noise(k0[:, None], k1[:, None], ids[None, :], PLAIN)
-    scores = logits - tl.where(racing[:, None], rough, 0.0)
+    rough = rough_log2_noise(k0[:, None], k1[:, None], ids[None, :], PLAIN)  # finite: nothing times it is nothing
+    scores = tl.fma(rough, tl.where(racing, -1.0, 0.0)[:, None], logits)
     most = tl.max(scores, 1)
     empty = most == float("-inf")
     doubt = slack + tl.where(empty, 0.0, tl.abs(most)) * 4.76837158203125e-7  # 2⁻²¹: what both differences round away
