@@ -104,4 +104,13 @@ def code_variants() -> list[Variant]:
                 tensor_cores=True, wide_loads=True,
             )
         )  # fmt: skip
+    last = {
+        "RANK": _RANK, "GAMMA": _GAMMA, "WANTED": 64, "GROUPS": 64, "GROUP_V": triton.GROUP, "CUTS": True,
+        "REJECTS": True, "BLOCK_P": 512, "BLOCK_K": _RANK, "BLOCK_G": 16384, "BLOCK_W": 64, "CHUNK": 64,
+    }  # fmt: skip
+    signature |= {"chosen": "*i32", "found": "*i64", "q_tokens": "*i64", "q_probs": "*fp32", "parts": "i32"}
+    ordered = {name: signature.get(name, "constexpr") for name in triton.narrow_kernel.arg_names}
+    aligned = tuple(name for name in ordered if name in signature and name not in ("slot", "rows_count", "parts"))
+    options = {"num_warps": 8, "enable_fp_fusion": False}
+    found.append(Variant("draft_sampling, the best tokens", triton.narrow_kernel, ordered, last, aligned, options))
     return found
