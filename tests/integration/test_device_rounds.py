@@ -92,6 +92,19 @@ def test_blocks_that_stay_on_the_device(pair: TinyPair, mix: str) -> None:
     assert sum(c[-1].summary.accepted_tokens for c in found.values() if c[-1].summary) > len(requests)
 
 
+@pytest.mark.parametrize("depth", [1, 3, 7])
+def test_fixed_depths_are_cut_on_the_device_too(pair: TinyPair, depth: int) -> None:
+    options = {**ON_DEVICE, "scheduler": f"fixed:{depth}", "calibration_share": 0.0}
+    engine = make_engine(pair.target, pair.drafter, **options)
+    calls = rounds_on_device(engine)
+    found = run(engine, wanted(MIXES["sampled"]))
+    assert set(calls) == {"launch"}
+    expected = tokens(make_engine(pair.target), wanted(MIXES["sampled"]))
+    assert {name: [t for chunk in chunks for t in chunk.tokens] for name, chunks in found.items()} == expected
+    depths = {admitted for chunks in found.values() if (s := chunks[-1].summary) for admitted, _ in s.round_records}
+    assert max(depths) == depth
+
+
 @pytest.mark.parametrize("options", [{}, ON_DEVICE], ids=["over the link", "on the device"])
 @pytest.mark.parametrize("drafted", [False, True], ids=["plain", "drafted"])
 @pytest.mark.parametrize("overrides", [{"kv_blocks": 14}, {"max_step_tokens": 20}, {"max_running_requests": 2}])

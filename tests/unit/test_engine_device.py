@@ -181,3 +181,14 @@ def test_a_profiled_step_is_the_step_that_serves(pair: TinyPair) -> None:
         requests = -(-size // 8)
         assert (stage.step.results.host["last"][:requests] >= 0).all()
         assert (stage.step.results.host["accepted"][:requests] <= 7).all()
+
+
+def test_calibrations_change_in_place_while_their_shape_stays() -> None:
+    """A graph reads them where they were when it was captured."""
+    kept = Calibrations(torch.ones(4, 3))
+    address = kept.temperatures.data_ptr()
+    assert kept.take(Calibrations(torch.full((4, 3), 2.0)))
+    assert kept.temperatures.data_ptr() == address
+    assert kept.temperatures.unique().tolist() == [2.0]
+    assert not kept.take(Calibrations(torch.ones(4, 3), torch.ones(4, 3, 2), torch.ones(4, 3, 2)))
+    assert not kept.take(Calibrations(torch.ones(4, 5)))

@@ -218,7 +218,7 @@ class Engine:
         device = self._device
         if device is None or not device.takes((*outline.decoding, *(sequence for sequence, _ in outline.prefill))):
             return False
-        return not outline.rows or (device.colocated and self._planner.cuts_elsewhere)
+        return not outline.rows or (device.colocated and self._planner.leave_cutting(outline))
 
     def _round(self, outline: Outline, started: float) -> Chunks:
         """A round that the host sees all of."""

@@ -16,7 +16,7 @@ from outrider.errors import ModelDirectoryError
 
 __all__ = ["CHECKED_TOKENS", "check_forward"]
 
-CHECKED_TOKENS = 12
+CHECKED_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 """Largest difference as a share of the logits' norm: rounding, not another function."""
 

@@ -20,6 +20,7 @@ from outrider.engine.sharing import prompt_tokens, seat
 from outrider.scheduling import (
     Asynchronous,
     Budget,
+    FixedDepth,
     Forecast,
     NoDrafts,
     PrefixScheduler,
@@ -125,10 +126,21 @@ class Planner:
         self._costs.learn_draft(len(outline.rows), proposals.wait_s)
         return self._admitted(outline, proposals, depths, [depths[row] for row in outline.rows])
 
-    @property
-    def cuts_elsewhere(self) -> bool:
-        """Whether a device may cut blocks by the budget alone: it repeats one scheduler, and knows no tenants."""
-        return type(self._scheduler) is Asynchronous and self._settings.tenant_draft_tokens is None
+    def leave_cutting(self, outline: Outline) -> bool:
+        """Whether a device can cut the blocks, by caps and a number of tokens, which are then in the outline.
+
+        It repeats the asynchronous scheduler, of which a fixed depth is a case, and knows nothing of tenants.
+        """
+        if self._settings.tenant_draft_tokens is not None:
+            return False
+        if isinstance(self._scheduler, FixedDepth):
+            share = min(self._scheduler.depth, outline.room_tokens // max(len(outline.decoding), 1))
+            cut = [row for place, row in enumerate(outline.rows) if place not in outline.observed]
+            for row in cut:
+                outline.caps[row] = min(outline.caps[row], share)
+            outline.budget = replace(outline.budget, tokens=sum(outline.caps[row] for row in cut))
+            return True
+        return type(self._scheduler) is Asynchronous
 
     def _sampling(self, sequences: list[Sequence]) -> RowSampling:
         """Parameters row by row; kept while the same sequences run, since they never change."""

@@ -27,6 +27,16 @@ class Calibrations:
     inputs: Tensor | None = None
     outputs: Tensor | None = None
 
+    def take(self, others: Calibrations) -> bool:
+        """Hold the others' numbers from now on; False, and nothing changes, where they are of another shape."""
+        ours, theirs = ((each.temperatures, each.inputs, each.outputs) for each in (self, others))
+        if [each is None or each.shape for each in ours] != [each is None or each.shape for each in theirs]:
+            return False
+        for kept, new in zip(ours, theirs, strict=True):
+            if kept is not None and new is not None:
+                kept.copy_(new)
+        return True
+
 
 def survival(confidence: Tensor, classes: Tensor, known: Calibrations) -> Tensor:
     """Prefix survival fp32 [R, γ], as `prefix_survival`, of confidence logits [R, γ] for classes int64 [R]."""

@@ -351,11 +351,15 @@ class DeviceRounds:
         return Proposals(blocks, live, draft_s, logits)
 
     def _calibration(self, observer: Observer) -> Calibrations:
-        """The observer's calibrations on the device, sent again where they have changed."""
-        if self._calibrations[0] != observer.revision:
-            self._calibrations = (observer.revision, _tables(observer, self.step.gamma, self.step.device))
-            self.step.graphs.forget()
-        return self._calibrations[1]
+        """The observer's calibrations on the device, sent again where they have changed, to where graphs read them."""
+        revision, known = self._calibrations
+        if revision != observer.revision:
+            found = _tables(observer, self.step.gamma, self.step.device)
+            if not known.take(found):
+                known = found
+                self.step.graphs.forget()
+            self._calibrations = (observer.revision, known)
+        return known
 
     # both
 
