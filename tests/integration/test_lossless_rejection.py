@@ -214,7 +214,7 @@ def test_draws_repeated_on_the_device_are_caught(
     small: TinyPair, stock_small: Any, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """A round launched ahead that reuses the numbers of the last one's draws."""
-    monkeypatch.setattr("outrider.engine.device.rounds._count_draws", lambda sequences: None)
+    monkeypatch.setattr("outrider.engine.device.rounds.count_draws", lambda sequences: None)
     proposer = DSparkProposer(DSparkModel.load(small.drafter), device_draft=True)
     drawn = draw(small, proposer=proposer, calibration_share=0.0, **ON_DEVICE)
     p = chi_square(drawn.samples, exact(stock_small, {}))

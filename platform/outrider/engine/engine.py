@@ -19,7 +19,8 @@ from outrider.engine.checks import check_request
 from outrider.engine.choosing import Choices, Chooser
 from outrider.engine.constraints import ConstrainedText, Constraints
 from outrider.engine.costing import Costing, Profile
-from outrider.engine.device.rounds import DeviceRounds, Flight
+from outrider.engine.device.flight import Flight, land
+from outrider.engine.device.rounds import DeviceRounds
 from outrider.engine.drafting import Drafting
 from outrider.engine.load import RoundMeters, RoundTimes
 from outrider.engine.memory import Memory
@@ -243,7 +244,7 @@ class Engine:
         flight, self._flight = self._flight, None
         if flight is None or self._device is None:
             return []
-        outline, proposals, depths, chosen, stalled = self._device.land(flight, self.drafting)
+        outline, proposals, depths, chosen, stalled = land(flight, self.drafting)
         if following is not None:
             following.dead = stalled
         ran = time.perf_counter()
