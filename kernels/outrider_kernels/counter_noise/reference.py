@@ -79,7 +79,7 @@ def exponential(keys: Tensor, lanes: int) -> Tensor:
     """E, fp32 [n, lanes], of rows with the given keys, int32 [n, 2]."""
     noise = uniform(keys, lanes)
     flat = noise.view(-1)
-    for part in flat.split(_LANES_AT_ONCE):
+    for part in torch.split(flat, _LANES_AT_ONCE):
         part.copy_(minus_log1m(part))
     return noise
 

@@ -14,6 +14,8 @@ read at a time. Logits are in units of log 2, for exp2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -179,7 +181,7 @@ def _machine(device: torch.device) -> dict[str, int]:
     """What a plan wants to know of a GPU; of the interpreter, nothing."""
     if device.type != "cuda":
         return {}
-    properties = torch.cuda.get_device_properties(device)
+    properties: Any = torch.cuda.get_device_properties(device)
     shared_bytes: int = properties.shared_memory_per_block_optin
     return {"multiprocessors": properties.multi_processor_count, "shared_bytes": shared_bytes}
 
