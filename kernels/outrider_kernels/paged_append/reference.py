@@ -39,7 +39,7 @@ def rotate_append(
     """Norm, rotate, write; the arithmetic is FlatQwen3's, in fp32."""
     head_dim = kv.shape[-1]
     every = qkv.view(len(qkv), heads + 2 * kv_heads, head_dim)
-    query, key, value = torch.split(every, (heads, kv_heads, kv_heads), dim=1)
+    query, key, value = torch.split(every, [heads, kv_heads, kv_heads], dim=1)
     angles = positions.float()[:, None] * frequencies
     cos, sin = (angles.cos() * rotation_scale)[:, None], (angles.sin() * rotation_scale)[:, None]
 
