@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider.engine import TargetModel
-from outrider.engine.device.cutting import Calibrations, depths, survival
+from outrider.engine.device.cutting import Calibrations
 from outrider.engine.device.layout import Drafts, Members, Sampling, flat_batch, runs, verify_rows
 from outrider.engine.device.profile import DeviceStage
 from outrider.engine.device.stage import Stage
@@ -19,6 +19,7 @@ from outrider.engine.device.tables import BlockTables
 from outrider.engine.sequence import Sequence
 from outrider.scheduling import Asynchronous, Budget, Requests, RoundCosts, StepCostCurve
 from outrider.scheduling.calibration import SurvivalMap, prefix_survival
+from outrider_kernels.round_layout.reference import depths, survival
 from support.engines import request
 from support.tiny import TinyPair
 
@@ -138,8 +139,10 @@ def test_survival_on_the_device_is_the_host_s(data: st.DataObject) -> None:
     classes = np.array([0, 1, 0, 1])
     tables = [torch.tensor(np.array([[each] * slots] * 2), dtype=torch.float32) for each in (inputs, outputs)]
     known = Calibrations(torch.tensor(temperatures, dtype=torch.float32), *tables)
-    found = survival(torch.from_numpy(logits), torch.from_numpy(classes), known)
-    plain = survival(torch.from_numpy(logits), torch.from_numpy(classes), Calibrations(known.temperatures))
+    found = survival(
+        torch.from_numpy(logits), torch.from_numpy(classes), known.temperatures, known.inputs, known.outputs
+    )
+    plain = survival(torch.from_numpy(logits), torch.from_numpy(classes), known.temperatures, None, None)
     for row, kind in enumerate(classes):
         host = prefix_survival(logits[row : row + 1], temperatures[kind], (mapped,) * slots)[0]
         np.testing.assert_allclose(found[row].numpy(), host, atol=2e-4)
@@ -155,7 +158,7 @@ def test_laying_out_and_cutting_never_wait_for_a_value() -> None:
         longs = {name: torch.zeros(4, dtype=torch.int64) for name in ("offset", "drafted", "lane", "first")}
         who = Members(tokens=torch.zeros(8, dtype=torch.int64), **columns, **longs)
         known = Calibrations(torch.ones(4, 3), torch.rand(4, 3, 5), torch.rand(4, 3, 5))
-        live = survival(torch.zeros(4, 3), longs["lane"], known)
+        live = survival(torch.zeros(4, 3), longs["lane"], known.temperatures, known.inputs, known.outputs)
         allowed = torch.zeros(1, dtype=torch.int32)
         chosen = depths(live, torch.ones(4), columns["fixed"], columns["told"] > 0, allowed)
         drafts = Drafts(torch.zeros(4, 3, dtype=torch.int64), chosen)

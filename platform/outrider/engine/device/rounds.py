@@ -22,7 +22,7 @@ from outrider.engine.cache import PagedCache
 from outrider.engine.choosing import Choices
 from outrider.engine.device.calibrated import Calibrated, class_of
 from outrider.engine.device.colocated import Colocated, DraftShape
-from outrider.engine.device.cutting import depths, survival
+from outrider.engine.device.cutting import cut
 from outrider.engine.device.flight import Clock, Flight, carried_rows
 from outrider.engine.device.layout import Drafts
 from outrider.engine.device.staging import count_draws, stage_members, stage_sampling
@@ -192,14 +192,10 @@ class DeviceRounds:
             for kept, found in zip(q, (sampled.q_tokens, sampled.q_probs), strict=True):
                 kept[: len(found)] = found
 
-        def cut(caps: Tensor) -> Drafts:
-            requests = len(caps)
-            of = sent["drafted"][:requests].clamp(min=0)
-            live = survival(results["confidence"][of], sent["classes"][:requests], known)
-            whole = sent["whole"][:requests] > 0
-            return Drafts(results["blocks"], depths(live, sent["weights"][:requests], caps, whole, sent["allowed"]), *q)
+        def cut_blocks(caps: Tensor) -> Drafts:
+            return Drafts(results["blocks"], cut(results["confidence"], sent, caps, known), *q)
 
-        return f"live{q[0].shape[-1] if q else 0}", cut
+        return f"live{q[0].shape[-1] if q else 0}", cut_blocks
 
     def _stage_draft(self, drafting: Drafting, outline: Outline, before: Flight | None) -> DraftShape | None:
         colocated, sampling = self._colocated, outline.sampling
