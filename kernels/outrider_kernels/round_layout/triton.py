@@ -92,7 +92,7 @@ def cut(
     cut_kernel[(1,)](
         confidence, drafted, classes, temperatures, inputs if mapped else temperatures,
         outputs if mapped else temperatures, weights, caps, whole, allowed, found, requests, confidence.stride(0),
-        inputs.shape[2] if mapped else 1, slots, MAPPED=mapped, ROWS=triton.next_power_of_2(requests),
+        1 if inputs is None else inputs.shape[2], slots, MAPPED=mapped, ROWS=triton.next_power_of_2(requests),
         SLOTS=triton.next_power_of_2(slots), num_warps=warps(requests * slots), **EXACT,
     )  # fmt: skip
     return found
