@@ -92,6 +92,19 @@ def test_blocks_that_stay_on_the_device(pair: TinyPair, mix: str) -> None:
     assert sum(c[-1].summary.accepted_tokens for c in found.values() if c[-1].summary) > len(requests)
 
 
+def test_prompts_longer_than_one_call_hands_over(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their context rows reach the drafter in pieces, and its blocks are what they are with all at once."""
+    requests = wanted(MIXES["sampled"])
+    found = []
+    for most in (1024, 8):
+        monkeypatch.setattr("outrider.engine.device.colocated._MOST_APPENDED", most)
+        chunks = run(make_engine(pair.target, pair.drafter, **ON_DEVICE), requests)
+        accepted = [s.accepted_tokens for each in chunks.values() if (s := each[-1].summary)]
+        found.append((sum(accepted), {name: [t for c in each for t in c.tokens] for name, each in chunks.items()}))
+    assert found[0] == found[1]
+    assert found[0][0] > len(requests)
+
+
 @pytest.mark.parametrize("depth", [1, 3, 7])
 def test_fixed_depths_are_cut_on_the_device_too(pair: TinyPair, depth: int) -> None:
     options = {**ON_DEVICE, "scheduler": f"fixed:{depth}", "calibration_share": 0.0}

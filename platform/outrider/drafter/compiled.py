@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from outrider.drafter.blocks import block_inputs, draw_blocks
-from outrider.drafter.geometry import Geometry
 from outrider.drafter.heads import MarkovHead
 from outrider.drafter.model import DSparkModel
 from outrider.drafter.picks import CoupledPick, drawn_at
@@ -44,9 +43,8 @@ class CompiledDraft:
     def fits(model: DSparkModel) -> bool:
         """Whether the model's layers are Qwen3's, in fp32 on the CPU, with projections that split at panels."""
         geometry, weight = model.geometry, model.fc.weight
-        plain = Geometry(geometry.heads, geometry.groups, geometry.width, geometry.rope_theta, scale=geometry.scale)
         return (
-            geometry == plain
+            geometry.plain
             and geometry.heads * geometry.width % _PANEL == 0
             and weight.device.type == "cpu"
             and weight.dtype == torch.float32

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from outrider.drafter.blocks import block_inputs
 from outrider.drafter.contexts import ContextPool
-from outrider.drafter.geometry import Geometry
 from outrider.drafter.heads import MarkovHead
+from outrider.drafter.layers import rope_frequencies
 from outrider.drafter.model import DSparkModel
 from outrider.speculation import RowSampling
+from outrider.speculation.fused import cut_columns
 from outrider_kernels.block_attention import block_attention
 from outrider_kernels.draft_sampling import LARGEST_RANK, DrawRows, Sampled, SequentialHead, draw_blocks
 from outrider_kernels.paged_append import append_rows, rotate_append
@@ -41,9 +42,7 @@ class DeviceDraft:
         if not self.fits(model):
             raise ValueError("a drafter drafts on its device with Qwen3 layers, a vanilla or no head, and a confidence")
         self._model, self._pool = model, pool
-        geometry = model.geometry
-        exponents = torch.arange(0, geometry.width, 2, dtype=torch.float32, device=model.fc.weight.device)
-        self._frequencies = geometry.rope_theta ** -(exponents / geometry.width)
+        self._frequencies = rope_frequencies(model.geometry).to(model.fc.weight.device)
         self._scaling = model.geometry.scale or model.geometry.width**-0.5
         self._last_position = model.config.max_position_embeddings - 1
         self._head: SequentialHead | None = None
@@ -52,9 +51,8 @@ class DeviceDraft:
     def fits(model: DSparkModel) -> bool:
         """Whether the layers are Qwen3's and the heads are those that draw in one pass."""
         geometry = model.geometry
-        plain = Geometry(geometry.heads, geometry.groups, geometry.width, geometry.rope_theta, scale=geometry.scale)
         return (
-            geometry == plain
+            geometry.plain
             and model.fc.weight.dtype in _DTYPES
             and model.confidence_head is not None
             and model.config.markov_rank <= LARGEST_RANK
@@ -137,14 +135,14 @@ class DeviceDraft:
 def draw_rows(sampling: RowSampling, device: torch.device) -> DrawRows:
     """The same parameters as the kernels read them, on a device."""
     here = sampling.to(device)
-    uncut = torch.zeros_like(here.temperature)
+    top_k, min_p = cut_columns(here)
     return DrawRows(
         temperature=here.temperature,
         seeds=here.seeds,
         choices=here.choices,
         top_p=here.top_p,
-        top_k=torch.zeros_like(here.seeds) if here.top_k is None else here.top_k,
-        min_p=uncut if here.min_p is None else here.min_p,
+        top_k=top_k,
+        min_p=min_p,
         rounds=torch.full_like(here.seeds, -1) if here.rounds is None else here.rounds,
         random=here.random,
         cuts=here.cuts,

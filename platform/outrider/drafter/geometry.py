@@ -29,3 +29,8 @@ class Geometry:
     logit_cap: float | None = None
     sandwich: bool = False
     keys_are_values: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the layers are Qwen3's, without anything that another family adds."""
+        return self == Geometry(self.heads, self.groups, self.width, self.rope_theta, scale=self.scale)

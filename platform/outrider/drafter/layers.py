@@ -15,7 +15,17 @@ from outrider.drafter.decoder_config import DecoderConfig
 from outrider.drafter.geometry import Geometry
 from outrider_kernels import Linear
 
-__all__ = ["Layer", "LayerWeights", "Scale", "fold_groups", "join", "rope_tables", "rotate", "unfold_groups"]
+__all__ = [
+    "Layer",
+    "LayerWeights",
+    "Scale",
+    "fold_groups",
+    "join",
+    "rope_frequencies",
+    "rope_tables",
+    "rotate",
+    "unfold_groups",
+]
 
 
 class Scale(nn.Module):
@@ -104,15 +114,17 @@ def join(layer: Any, geometry: Geometry, linear: Callable[[Tensor], Linear]) -> 
     )
 
 
-def rope_tables(geometry: Geometry, positions: int) -> tuple[Tensor, Tensor]:
-    """cos and signed sin [P, D]: x·cos + roll(x, D/2)·sin equals the families' x·cos + rotate_half(x)·sin.
-
-    Beyond the rotated share the frequency is zero, which rotates nothing.
-    """
+def rope_frequencies(geometry: Geometry) -> Tensor:
+    """fp32 [D/2]. Beyond the rotated share the frequency is zero, which rotates nothing."""
     half = torch.arange(0, geometry.width, 2, dtype=torch.float32) / geometry.width
     frequencies = geometry.rope_theta**-half
     frequencies[int(geometry.rotary_share * geometry.width // 2) :] = 0
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    return frequencies
+
+
+def rope_tables(geometry: Geometry, positions: int) -> tuple[Tensor, Tensor]:
+    """cos and signed sin [P, D]: x·cos + roll(x, D/2)·sin equals the families' x·cos + rotate_half(x)·sin."""
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), rope_frequencies(geometry))
     return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
 

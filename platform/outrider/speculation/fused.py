@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from outrider.speculation.rejection import DraftedRows
     from outrider.speculation.sampling import RowSampling
 
-__all__ = ["fused_choose", "fused_verify"]
+__all__ = ["cut_columns", "fused_choose", "fused_verify"]
 
 
 def fused_choose(logits: Tensor, rows: RowSampling, positions: Tensor) -> Tensor:
     """`outrider.speculation.sampling.choose` by one op, int64 [n] where the logits [n, V] are."""
     here = rows.to(logits.device)
-    top_k, min_p = _cuts(here)
+    top_k, min_p = cut_columns(here)
     return verification.choose(
         logits,
         here.temperature,
@@ -42,7 +42,7 @@ def fused_verify(logits: Tensor, rows: RowSampling, drafted: DraftedRows) -> tup
     device = logits.device
     here = rows.to(device)
     assert here.rounds is not None
-    top_k, min_p = _cuts(here)
+    top_k, min_p = cut_columns(here)
     lengths = torch.tensor(drafted.lengths, dtype=torch.int64)
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     request = torch.arange(len(lengths)).repeat_interleave(lengths)
@@ -73,7 +73,7 @@ def fused_verify(logits: Tensor, rows: RowSampling, drafted: DraftedRows) -> tup
     return found.accepted.tolist(), found.last.tolist()
 
 
-def _cuts(rows: RowSampling) -> tuple[Tensor, Tensor]:
-    """top_k and min_p where there are none, too."""
+def cut_columns(rows: RowSampling) -> tuple[Tensor, Tensor]:
+    """top_k int64 and min_p fp32 [n]: zeros, which cut nothing, where no row has such a cut."""
     top_k = torch.zeros_like(rows.seeds) if rows.top_k is None else rows.top_k
     return top_k, torch.zeros_like(rows.temperature) if rows.min_p is None else rows.min_p

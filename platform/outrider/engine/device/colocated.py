@@ -112,10 +112,10 @@ class Colocated:
             self.graphs.forget()
         requests = rounded(shape.requests)
         counts = self.stage.host["counts"]
-        self.stage.send()
         appended = shape.appended
         while int(counts[: shape.requests].sum()) > _MOST_APPENDED:
             appended -= self._append_some(shape.requests, counts)
+        self.stage.send()
         fitted = replace(shape, requests=requests, appended=rounded(appended) if appended else 0)
         return self.graphs.run(fitted, lambda: self._work(fitted, results))
 
@@ -131,7 +131,6 @@ class Colocated:
             torch.cuda.current_stream(held_there.device).synchronize()
         held[:requests] += taken
         counts[:requests] = left - taken
-        self.stage.send()
         return int(taken.sum())
 
     def _append(self, requests: int, appended: int, counts: Tensor) -> None:
